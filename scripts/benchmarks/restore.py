@@ -154,7 +154,7 @@ def clone_and_init(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def _repository(folder: Path) -> Path:
-    return Store.open(folder.parent / "store").repository(header().version.dataset).path
+    return Store.open(folder.parent / "store").repositories.of(header().version.dataset).path
 
 
 def _commit(lock: Path) -> str:

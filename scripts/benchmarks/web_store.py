@@ -166,7 +166,7 @@ def _fill(folder: Path, sizes: Sizes) -> None:
     begin = time.monotonic()
     store = Store.open(folder / "store", create=True)
     for name, (source, uri, _) in MIRRORS.items():
-        store.append_entries(MirrorSeen(name, source, uri, START.isoformat()))
+        store.journal.append(MirrorSeen(name, source, uri, START.isoformat()))
     with get_context("spawn").Pool(os.cpu_count(), _begin) as pool:
         jobs = [(store.root, sizes, number) for number in range(1, sizes.datasets + 1)]
         for done, _ in enumerate(pool.imap_unordered(_publish_one, jobs), 1):
@@ -202,20 +202,21 @@ class _JournalRecorder:
 
     def __init__(self, store: Store, path: Path) -> None:
         self.store = store
+        self.journal = self.records = self.repositories = self
         self._entries: list[JournalEntry] = []
         self._path = path
         self._index = Index.open(path)
 
     def record(self, *entries: JournalEntry) -> None:
         """See :class:`~neuromirror.crawl.Recorder`."""
-        self.store.append_entries(*entries)
+        self.store.journal.append(*entries)
         self._entries += entries
         self._index.catch_up(self)
 
     def publish(self, dataset: DatasetRef, move: RefMove, *entries: JournalEntry) -> None:
         """See :class:`~neuromirror.crawl.Recorder`."""
-        self.store.repository(dataset).publish(move.expected, move.new)
-        self.store.alias(dataset, move.alias)
+        self.store.repositories.of(dataset).publish(move.expected, move.new)
+        self.store.repositories.alias(dataset, move.alias)
         self.record(*entries)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
@@ -233,7 +234,7 @@ class _JournalRecorder:
         """Close the index, which is not needed afterwards."""
         self._index.close()
 
-    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
+    def read(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
         """Yield the entries; positions count them."""
         for number, entry in enumerate(self._entries[position:], position + 1):
             if isinstance(entry, VersionMinted):
@@ -241,7 +242,7 @@ class _JournalRecorder:
             else:
                 yield number, entry
 
-    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+    def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         """Return None: files are not indexed here."""
         return iter(())
 

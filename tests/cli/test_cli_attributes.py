@@ -34,7 +34,7 @@ class _Bucket:
 
     def __init__(self, root: Path) -> None:
         self.store = Store.open(root, create=True)
-        self.store.append_entries(MirrorSeen("aind", "s3", "s3://aind/", "2024"))
+        self.store.journal.append(MirrorSeen("aind", "s3", "s3://aind/", "2024"))
         self._minted = 0
 
     def mint(self, local_id: str, label: str, files: list[SnapshotEntry], **changes: Any) -> str:
@@ -42,7 +42,7 @@ class _Bucket:
         commit = f"{self._minted:040x}"
         dataset = DatasetRef("aind", local_id, f"s3://aind/{local_id}/")
         lines = [dump_snapshot_entry(file) for file in files]
-        self.store.write_records(dataset.dataset_id, commit, lines)
+        self.store.records.write(dataset.dataset_id, commit, lines)
         values: dict[str, Any] = {
             "mirror": "aind",
             "local_id": local_id,
@@ -65,12 +65,12 @@ class _Bucket:
             "metadata_only": False,
             "at": "2024",
         }
-        self.store.append_entries(VersionMinted(**{**values, **changes}))
+        self.store.journal.append(VersionMinted(**{**values, **changes}))
         return commit
 
     def visit(self, local_id: str, status: str) -> None:
         uri = f"s3://aind/{local_id}/"
-        self.store.append_entries(
+        self.store.journal.append(
             VisitEnded("v", "aind", local_id, uri, "", "2024", "2024", status, "", 0, "")
         )
 
@@ -107,7 +107,7 @@ def assets(bucket: _Bucket, tmp_path: Path) -> Shell:
     )
     bucket.mint(SORTED, "2023-02-02", [_file("a.bin")], inputs=[RAW], attributes=about)
     bucket.mint(CURATED, "2023-03-02", [], inputs=[SORTED, "elsewhere"])
-    bucket.store.append_entries(
+    bucket.store.journal.append(
         MirrorProbed("aind", {"versions": "not listable", "checksums": "returned"}, "2024")
     )
     bucket.visit(RAW, "full")

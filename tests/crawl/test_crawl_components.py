@@ -181,7 +181,7 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
     for name in ("a", "zarr/huge"):
         minted = [entry for entry in harness.entries(VersionMinted) if entry.local_id == name]
         dataset = source.dataset(name)
-        repository = harness.store.repository(dataset)
+        repository = harness.store.repositories.of(dataset)
         found = list(read_versions_from_git(repository, set(), minted[0].at))
         for field in ("form", "manifest_only_files", "manifest_only_bytes", "inline"):
             assert getattr(found[0], field) == getattr(minted[0], field)

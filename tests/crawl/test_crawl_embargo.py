@@ -483,7 +483,7 @@ def test_an_open_dandiset_that_is_embargoed_later_is_an_incident(embargo: Embarg
     assert "known incident" in embargo.embargoed_line(embargo.sync(token=embargo.demo.other_token))
     assert embargo.commits(embargo.public) == commits
     store = Store.open(embargo.public)
-    raised = [one for _, one in store.read_entries(0) if isinstance(one, EventRaised)]
+    raised = [one for _, one in store.journal.read(0) if isinstance(one, EventRaised)]
     assert [one.kind for one in raised] == ["incident"]
     for folder in (embargo.public, embargo.private):
         assert not any(b"later-canary" in content for content in contents(folder))
@@ -559,7 +559,7 @@ class StorePair:
     def refs(self, private_folder: Path) -> dict[str, dict[str, str]]:
         return {
             alias: repository.refs()
-            for alias, repository in Store.open(private_folder).aliases()
+            for alias, repository in Store.open(private_folder).repositories.aliases()
             if "--" in alias
         }
 
@@ -611,11 +611,11 @@ def store_state(folder: Path) -> dict[str, Any]:
     """Return the versions in the journal and the refs, by dataset."""
     store = Store.open(folder)
     versions: dict[str, list[str]] = {}
-    for _, entry in store.read_entries(0):
+    for _, entry in store.journal.read(0):
         if hasattr(entry, "commit"):
             versions.setdefault(f"{entry.mirror}:{entry.local_id}", []).append(entry.commit)
     # a superdataset may be outdated after a kill
-    refs = {alias: one.refs() for alias, one in store.aliases() if "--" in alias}
+    refs = {alias: one.refs() for alias, one in store.repositories.aliases() if "--" in alias}
     return {"versions": versions, "refs": refs}
 
 

@@ -147,7 +147,7 @@ def test_a_token_that_ran_out_fails_until_there_is_a_good_one(
     monkeypatch.setenv("BOSS_TOKEN", "0123456789-not-the-token")
     mirror_harness.sync()
     assert failing_tasks(mirror_harness) == {("list", "b", None)}
-    assert b"0123456789" not in mirror_harness.store.journal_path.read_bytes()
+    assert b"0123456789" not in mirror_harness.store.journal.path.read_bytes()
     monkeypatch.setenv("BOSS_TOKEN", boss.token)
     mirror_harness.sync()
     assert failing_tasks(mirror_harness) == set()
@@ -185,7 +185,7 @@ def test_superdatasets_that_cannot_be_written_fail_until_they_can(harness: Scrip
     harness.sync()
     top = DatasetRef("neuromirror", "", "neuromirror:mirrors")
     for name, dataset in [("box", DatasetRef("box", "", harness.source.uri)), ("", top)]:
-        repository = harness.store.repository(dataset).path
+        repository = harness.store.repositories.of(dataset).path
         harness.datasets["one"] = ScriptedDataset(files("a", f"new-{name}"))
         hidden = repository.with_name("hidden")
         repository.rename(hidden)
@@ -391,7 +391,7 @@ def test_a_dataset_with_a_malformed_record_is_not_minted(harness: ScriptedHarnes
     results = harness.sync()
     assert (results["box:one"].status, results["box:two"].status) == ("error", "ok")
     assert "box:one current: 'sub-01/x': Digest(" in results["box:one"].message
-    assert not harness.store.repository(harness.source.dataset("one")).exists()
+    assert not harness.store.repositories.of(harness.source.dataset("one")).exists()
 
 
 def test_an_unexpected_error_names_its_line_and_the_plugin(harness: ScriptedHarness) -> None:

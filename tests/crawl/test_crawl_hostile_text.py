@@ -70,7 +70,7 @@ def test_a_name_that_git_would_misread_fails_only_that_dataset(
     assert repr(name)[1:-1] in results[f"box:{name}"].message
     assert "\n" not in results[f"box:{name}"].message
     assert results["box:good"].status == "ok"
-    assert sorted(alias for alias, _ in harness.store.aliases()) == [
+    assert sorted(alias for alias, _ in harness.store.repositories.aliases()) == [
         "box",
         "box--good",
         "neuromirror",
@@ -91,7 +91,7 @@ def test_a_name_with_the_alias_of_another_fails_only_that_dataset(
         "box:a/b": "ok",
     }
     assert f"box:{name} is not a valid name" in results[f"box:{name}"].message
-    assert "box--a--b" in [alias for alias, _ in harness.store.aliases()]
+    assert "box--a--b" in [alias for alias, _ in harness.store.repositories.aliases()]
     harness.fsck()
 
 

@@ -11,7 +11,7 @@ from neuromirror.crawl import rebuild_index
 from neuromirror.index import FilesNotIndexedError, UnindexedFiles
 from neuromirror.model import MirrorSeen, VersionMinted
 from neuromirror.sources import KnownContent, Listing, VisitContext
-from neuromirror.store import Store
+from neuromirror.store.records import Records
 from neuromirror_demo import DemoArchive
 from support.index_dump import dump_index
 from support.mirror_harness import MirrorHarness, run_git
@@ -331,9 +331,11 @@ def test_records_are_not_read_without_need(
     assets(unindexed_harness.source)
     unindexed_harness.sync()
     read: list[str] = []
-    records = Store.records
+    read_records = Records.read
     monkeypatch.setattr(
-        Store, "records", lambda store, *one: read.append(one[0]) or records(store, *one)
+        Records,
+        "read",
+        lambda self, *version: read.append(version[0]) or read_records(self, *version),
     )
     unindexed_harness.source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(4))
     assert unindexed_harness.sync()["box:a"].visit == "full"

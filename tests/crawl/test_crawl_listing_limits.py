@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.crawl import listing, rebuild_index
 from neuromirror.crawl.listing import RefusalHistory
-from neuromirror.store.memos import MemoFolder
+from neuromirror.store.memos import Memos
 from support.loopback_http import HttpService, send_reply
 from support.mirror_harness import MirrorHarness
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
@@ -156,7 +156,7 @@ ID = "0" * 36
 
 
 def record_refusals(store: Path, upstream: str, *urls: str, whole: bool = True) -> list[bool]:
-    read = RefusalHistory(MemoFolder(store), ID, upstream)
+    read = RefusalHistory(Memos(store), ID, upstream)
     found = [read.record(url) for url in urls]
     read.save(is_complete=whole)
     return found
@@ -178,12 +178,12 @@ def test_a_refusal_lasts_after_a_day_whichever_version_is_read(
 
 def test_an_object_that_was_available_meanwhile_starts_a_new_period(tmp_path: Path) -> None:
     record_refusals(tmp_path, "1", "u", "v")
-    memo = MemoFolder(tmp_path).read(ID, "refused")
+    memo = Memos(tmp_path).read(ID, "refused")
     assert memo is not None
     record_refusals(tmp_path, "1", whole=False)
-    assert MemoFolder(tmp_path).read(ID, "refused") == memo
+    assert Memos(tmp_path).read(ID, "refused") == memo
     record_refusals(tmp_path, "1", "v")
-    assert b'"u"' not in MemoFolder(tmp_path).read(ID, "refused").content  # type: ignore[union-attr]
+    assert b'"u"' not in Memos(tmp_path).read(ID, "refused").content  # type: ignore[union-attr]
     record_refusals(tmp_path, "1")
-    assert MemoFolder(tmp_path).read(ID, "refused") is None
+    assert Memos(tmp_path).read(ID, "refused") is None
     assert not list(tmp_path.rglob("*.memo"))

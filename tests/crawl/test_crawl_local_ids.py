@@ -72,7 +72,7 @@ def check_served(harness: ScriptedHarness, name: str = "box:a") -> None:
     repository = harness.repository(name)
     assert run_git(repository, "cat-file", "-t", "main").strip() == "commit"
     with harness.index() as index:
-        assert harness.store.has_records(
+        assert harness.store.records.has(
             index.datasets.get(name).dataset_id, index.versions.resolve(name).commit
         )
     assert run_git(repository, "fsck", "--strict", "--full") == ""

@@ -184,10 +184,10 @@ def test_flipped_bits_and_stale_locks_are_named_and_repaired(histories: Historie
         version = versions[f"box:{name}"]
         return dataset_ref_of(version).dataset_id, version.commit, version.state
 
-    for path in store.record_files(*stored("lost-records")[:2]):
+    for path in store.records.files(*stored("lost-records")[:2]):
         path.unlink()
-    flip_bit(*store.record_files(*stored("flipped-records")[:2]))
-    flip_bit(store.mint_input_path(*stored("flipped-input")[:2]))
+    flip_bit(*store.records.files(*stored("flipped-records")[:2]))
+    flip_bit(store.records.mint_input_path(*stored("flipped-input")[:2]))
     flip_bit(store.manifest_path(stored("flipped-manifest")[2]))
     (store.root / "alias" / "box--lost-alias").unlink()
     with fresh.open("w"):
@@ -227,13 +227,13 @@ def test_a_superdataset_is_never_begun_again(small: Histories, what: str) -> Non
 @pytest.mark.parametrize("what", ["index", "journal", "line", "cut", "lost"])
 def test_journal_and_index_of_another_day_lead_to_the_same_ids(small: Histories, what: str) -> None:
     harness = small.copy("day")
-    journal, index = harness.store.journal_path, harness.store.index_path
+    journal, index = harness.store.journal.path, harness.store.index_path
     if what == "index":
         for path in index.parent.glob("index.sqlite*"):
             path.unlink()
         shutil.copy(small.yesterday.store.index_path, index)
     elif what == "journal":
-        shutil.copy(small.yesterday.store.journal_path, journal)
+        shutil.copy(small.yesterday.store.journal.path, journal)
     elif what == "line":
         lines = journal.read_bytes().splitlines(keepends=True)
         lines[2] = b"%" + lines[2][1:]
@@ -251,13 +251,13 @@ def test_what_cannot_be_minted_again_is_named_exactly(small: Histories) -> None:
     name = "box:older"
     version = [entry for entry in harness.entries(VersionMinted) if entry.local_id == "older"][-1]
     dataset = dataset_ref_of(version)
-    (records,) = harness.store.record_files(dataset.dataset_id, version.commit)
+    (records,) = harness.store.records.files(dataset.dataset_id, version.commit)
     content = records.read_bytes()
     records.unlink()
     shutil.rmtree(harness.repository(name))
     result = repair_harness(harness)[name]
     assert result.status == "error"
     assert records.name.partition(".")[0] in result.message
-    assert harness.store.repository(dataset).refs() == {}
+    assert harness.store.repositories.of(dataset).refs() == {}
     records.write_bytes(content)
     small.check_repaired(harness)

@@ -12,7 +12,7 @@ from neuromirror.index import Index
 from neuromirror.model import EventRaised
 from neuromirror.net import UnreachableError
 from neuromirror.sources import KnownContent, UnreliableListingError, VisitContext
-from neuromirror.store.memos import MemoFolder
+from neuromirror.store.memos import Memos
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, at, files
 
 
@@ -104,7 +104,7 @@ def test_a_deep_visit_of_an_unchanged_published_version_reads_nothing(
     )
     assert harness.sync(deep=True)["box:a"].exit_code == 1
     assert harness.source.read_listings == ["a 1.0"]
-    memo = MemoFolder(harness.folder).read(harness.source.dataset("a").dataset_id, "1.0")
+    memo = Memos(harness.folder).read(harness.source.dataset("a").dataset_id, "1.0")
     assert memo is not None
     assert b"forged" not in memo.content
 

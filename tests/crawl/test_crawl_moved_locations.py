@@ -191,13 +191,13 @@ def test_newer_records_than_those_that_a_killed_sync_left_count(
         row = index.versions.resolve(NAME)
     dataset_id = DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id
     store = bucket_harness.store
-    lines = list(store.record_lines(dataset_id, row.records))
+    lines = list(store.records.lines(dataset_id, row.records))
     for name in (f"{row.commit}.1", f"{row.commit}.2"):
-        store.write_records(dataset_id, name, lines[:1])
+        store.records.write(dataset_id, name, lines[:1])
     new = write_same_bytes(buckets)
     bucket_harness.sync(NAME)
     assert stated_urls(bucket_harness)["records"] == [new]
-    assert store.newest_records(dataset_id, row.commit) == f"{row.commit}.3"
+    assert store.records.newest(dataset_id, row.commit) == f"{row.commit}.3"
     assert problems_of(bucket_harness) == []
 
 
@@ -213,12 +213,12 @@ def test_records_to_which_another_version_refers_stay_after_a_lost_journal_entry
         row = index.versions.resolve("box:a")
     dataset_id = DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id
     store = harness.store
-    lines = list(store.record_lines(dataset_id, row.commit))
-    store.write_records(dataset_id, f"{row.commit}.1", lines)
-    assert store.write_record_changes(dataset_id, "e" * 40, f"{row.commit}.1", [])
+    lines = list(store.records.lines(dataset_id, row.commit))
+    store.records.write(dataset_id, f"{row.commit}.1", lines)
+    assert store.records.write_changes(dataset_id, "e" * 40, f"{row.commit}.1", [])
     move(dataset, "elsewhere.example.invalid", "x.bin")
     harness.sync(deep=True)
-    assert list(store.record_lines(dataset_id, "e" * 40)) == lines
+    assert list(store.records.lines(dataset_id, "e" * 40)) == lines
     with harness.index() as index:
         assert index.versions.resolve("box:a").records == f"{row.commit}.2"
     check_records(harness, "box:a", "elsewhere.example.invalid", 1)

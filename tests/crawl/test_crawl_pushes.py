@@ -143,7 +143,7 @@ def test_hooks_run_whatever_the_umask(
         mirror_harness.sync()
     finally:
         os.umask(old)
-    for _, repository in mirror_harness.store.aliases():
+    for _, repository in mirror_harness.store.repositories.aliases():
         assert is_protected(repository.path)
         for hook in (repository.path / "hooks").iterdir():
             assert stat.S_IMODE(hook.stat().st_mode) == 0o755
@@ -157,7 +157,7 @@ def test_an_unprotected_store_is_protected_by_the_next_sync(
     config = protected_harness.repository(NAME) / "config"
     config.write_text(config.read_text() + "[uploadpack]\n\tallowFilter = true\n")
     assert protected_harness.sync()[NAME].status == "notneeded"
-    for _, repository in protected_harness.store.aliases():
+    for _, repository in protected_harness.store.repositories.aliases():
         assert is_protected(repository.path)
     assert "allowFilter = true" in config.read_text()
     changed = {

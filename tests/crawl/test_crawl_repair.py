@@ -181,7 +181,7 @@ def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_removed(
     (first,) = [one for one in unprotected_harness.entries(VersionMinted) if one.local_id == "a"]
     annex = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
     wrong = msgspec.structs.replace(first, commit=theirs, label="lab", annex_commit=annex)
-    unprotected_harness.store.append_entries(
+    unprotected_harness.store.journal.append(
         wrong
     )  # its records do not exist, so no index can be built from it
     assert HIT in {problem.name for problem in problems_of(unprotected_harness)}
@@ -297,11 +297,11 @@ def test_the_commits_of_a_killed_visit_are_not_foreign(
     unprotected_harness: ScriptedHarness,
 ) -> None:
     store: Store = unprotected_harness.store
-    journal = (store.journal_path).read_bytes()
+    journal = (store.journal.path).read_bytes()
     add_files(unprotected_harness.source)
     unprotected_harness.sync()
     after = dataset_refs(unprotected_harness.refs())
-    store.journal_path.write_bytes(journal)
+    store.journal.path.write_bytes(journal)
     rebuilt = [problem for problem in problems_of(unprotected_harness) if problem.subject == "refs"]
     assert rebuilt == []
     assert {one.status for one in repair_harness(unprotected_harness).values()} == {"notneeded"}

@@ -111,7 +111,7 @@ def test_a_sync_killed_anywhere_leaves_a_whole_store_and_converges(
     for folder, point in stores.items():
         killed = MirrorHarness(demo.mirrors, folder)
         killed.fsck(killed=True)
-        assert all(repository.refs() for _, repository in killed.store.aliases())
+        assert all(repository.refs() for _, repository in killed.store.repositories.aliases())
         assert {one.exit_code for one in killed.sync().values()} == {0}
         found = killed.refs()
         assert found == expected, f"killed at {point} of {steps}"

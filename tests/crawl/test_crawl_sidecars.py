@@ -236,6 +236,8 @@ def test_a_folder_marker_is_no_dataset_yet(
     buckets.put(f"{marker.partition(':')[2]}/", b"")
     result = mirror_harness.sync()[marker]
     assert (result.visit, result.versions) == ("waiting", ())
-    assert marker.replace(":", "--") not in {alias for alias, _ in mirror_harness.store.aliases()}
+    assert marker.replace(":", "--") not in {
+        alias for alias, _ in mirror_harness.store.repositories.aliases()
+    }
     buckets.put(f"{marker.partition(':')[2]}/data.bin", b"1")
     assert mirror_harness.sync()[marker].status == "ok"

@@ -101,7 +101,7 @@ def secrets(mirror_harness: MirrorHarness) -> list[bytes]:
     last = [one for one in mirror_harness.entries(VersionMinted) if f"demo:{one.local_id}" == NAME][
         -1
     ]
-    files = list(mirror_harness.store.records(dataset_ref_of(last).dataset_id, last.commit))
+    files = list(mirror_harness.store.records.read(dataset_ref_of(last).dataset_id, last.commit))
     assert len(files) > 3
     return [file.git_path for file in files if b"/" in file.git_path] + [
         file.key.encode() for file in files
@@ -141,7 +141,9 @@ def test_only_its_takedown_is_shown(synced_harness: MirrorHarness) -> None:
         record.key.encode()
         for entry in synced_harness.entries(VersionMinted)
         if f"demo:{entry.local_id}" != NAME
-        for record in synced_harness.store.records(dataset_ref_of(entry).dataset_id, entry.commit)
+        for record in synced_harness.store.records.read(
+            dataset_ref_of(entry).dataset_id, entry.commit
+        )
     }
     paths = [one for one in hidden if one not in others and b"README" not in one]
     content = synced_harness.store.index_path.read_bytes()
@@ -268,12 +270,12 @@ def test_data_shared_with_other_datasets_stays(synced_harness: MirrorHarness) ->
     shared = synced_harness.store.manifest_path(other.state)
     last = [version for version in versions if f"demo:{version.local_id}" == NAME][-1]
     copy = replace(last, state=other.state, commit="a" * 40, label="same", metadata_only=True)
-    synced_harness.store.write_records(
+    synced_harness.store.records.write(
         dataset_ref_of(last).dataset_id,
         copy.commit,
-        synced_harness.store.record_lines(dataset_ref_of(last).dataset_id, last.commit),
+        synced_harness.store.records.lines(dataset_ref_of(last).dataset_id, last.commit),
     )
-    synced_harness.store.append_entries(copy)
+    synced_harness.store.journal.append(copy)
     take_dataset_down(synced_harness)
     assert shared.exists()
 
@@ -313,14 +315,14 @@ def test_two_of_the_same_state_come_back_one_by_one(synced_harness: MirrorHarnes
     other = "demo:000001"
     versions = {f"demo:{entry.local_id}": entry for entry in synced_harness.entries(VersionMinted)}
     same = replace(versions[other], state=versions[NAME].state, commit="b" * 40, label="same")
-    synced_harness.store.write_records(
+    synced_harness.store.records.write(
         dataset_ref_of(same).dataset_id,
         same.commit,
-        synced_harness.store.record_lines(
+        synced_harness.store.records.lines(
             dataset_ref_of(versions[NAME]).dataset_id, versions[NAME].commit
         ),
     )
-    synced_harness.store.append_entries(replace(same, files=versions[NAME].files))
+    synced_harness.store.journal.append(replace(same, files=versions[NAME].files))
     manifest = synced_harness.store.manifest_path(same.state)
     take_dataset_down(synced_harness)
     assert manifest.exists()
@@ -404,7 +406,9 @@ def test_block_digests_of_its_own_contents_are_withdrawn(synced_harness: MirrorH
             one.key
             for entry in synced_harness.entries(VersionMinted)
             if (f"demo:{entry.local_id}" == NAME) is is_own
-            for one in synced_harness.store.records(dataset_ref_of(entry).dataset_id, entry.commit)
+            for one in synced_harness.store.records.read(
+                dataset_ref_of(entry).dataset_id, entry.commit
+            )
             if one.key.startswith("SHA256E")
         }
         for is_own in (True, False)
@@ -543,7 +547,7 @@ def test_digests_of_a_version_with_damaged_records_are_withdrawn(harness: Script
 def test_a_takedown_names_versions_whose_files_are_unknown(harness: ScriptedHarness) -> None:
     version, key = versions(harness)["a"], keys(harness)
     lost = replace(version, commit="b" * 40, label="lost", files=0, indexed=False)
-    harness.store.append_entries(lost)
+    harness.store.journal.append(lost)
     (problem,) = withdraw(harness, "box:a")
     assert "lost" in problem
     assert not stored(harness).has(key["own"])
@@ -555,9 +559,9 @@ def test_a_dataset_whose_files_are_not_in_the_index_keeps_its_digests(
     key, version = keys(harness), versions(harness)
     store = harness.store
     entry = replace(version["b"], commit="b" * 40, label="large", indexed=False)
-    lines = list(store.record_lines(dataset_ref_of(version["a"]).dataset_id, version["a"].commit))
-    store.write_records(dataset_ref_of(entry).dataset_id, entry.commit, lines)
-    store.append_entries(replace(entry, files=version["a"].files))
+    lines = list(store.records.lines(dataset_ref_of(version["a"]).dataset_id, version["a"].commit))
+    store.records.write(dataset_ref_of(entry).dataset_id, entry.commit, lines)
+    store.journal.append(replace(entry, files=version["a"].files))
     withdraw(harness, "box:a")
     assert stored(harness).has(key["own"])
 
@@ -581,7 +585,7 @@ def records_folder(harness: ScriptedHarness, dataset: str) -> Path:
 def leave_to_git(harness: ScriptedHarness) -> None:
     """Remove the files of b from records and index, as of a version that is not in the index."""
     store = harness.store
-    store.append_entries(replace(versions(harness)["b"], label="large", indexed=False))
+    store.journal.append(replace(versions(harness)["b"], label="large", indexed=False))
     shutil.rmtree(records_folder(harness, "b"))
     with closing(sqlite3.connect(store.index_path)) as index, index:
         index.execute(
@@ -600,7 +604,7 @@ def test_digests_of_a_dataset_that_only_git_describes_stay(harness: ScriptedHarn
 def test_all_digests_stay_if_files_of_another_dataset_are_unknown(harness: ScriptedHarness) -> None:
     key = keys(harness)
     lost = replace(versions(harness)["b"], commit="b" * 40, label="lost", files=0, indexed=False)
-    harness.store.append_entries(lost)
+    harness.store.journal.append(lost)
     store, done = harness.store, list[Result]()
     with open_recorder(store, store.index_path) as recorder, suppress(ObjectMissingError):
         for one in take_down(store, recorder, "box:a", "a test", "me", {}):
@@ -615,7 +619,7 @@ def test_a_killed_takedown_without_records_withdraws_digests(
     harness: ScriptedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = keys(harness)
-    repository = harness.store.repository(dataset_ref_of(versions(harness)["a"])).path
+    repository = harness.store.repositories.of(dataset_ref_of(versions(harness)["a"])).path
     shutil.rmtree(records_folder(harness, "a"))
     rename = os.rename
 

@@ -65,7 +65,7 @@ def test_a_state_that_returns_is_a_version_of_its_own_and_dates_count_the_chain(
     repository = harness.repository("box:a")
     log = run_git(repository, "log", "--format=%H %at %ct", "main").splitlines()
     assert log == [f"{third.commit} 3 3", f"{second.commit} 2 2", f"{first.commit} 1 1"]
-    refs = harness.store.repository(harness.source.dataset("a")).refs()
+    refs = harness.store.repositories.of(harness.source.dataset("a")).refs()
     tags = {name.removeprefix("refs/tags/"): commit for name, commit in refs.items()}
     assert [tags[label] for label in labels] == [first.commit, second.commit, third.commit]
     logs = run_git(repository, "grep", "-h", "", "git-annex", "--", "*.log", "*.web").splitlines()

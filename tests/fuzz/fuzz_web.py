@@ -61,7 +61,7 @@ def _store() -> Store:
         EventRaised("demo", "000001", "incident", "m", _AT),
         HoldPlaced("h", "demo", "000001", "draft", "sha256:1", "r", 1, 3, _AT),
     ]
-    store.append_entries(*entries)
+    store.journal.append(*entries)
     with Index.open(store.index_path) as index:
         index.catch_up(store)
     return store

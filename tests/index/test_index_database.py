@@ -43,8 +43,8 @@ class _WatchingJournal(DiskJournal):
     watched: Path
     versions_seen: list[tuple[str, int]]
 
-    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        for number, line in enumerate(super().record_lines(dataset_id, commit)):
+    def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+        for number, line in enumerate(super().lines(dataset_id, commit)):
             if number == 40:
                 with Index.open_readonly(self.watched) as reader:
                     version = reader.versions.resolve("dandi:000001")
@@ -246,7 +246,7 @@ def test_progress_reports_the_bytes_applied(journal: DiskJournal, index: Index) 
     journal.visit()
     reported: list[int] = []
     rebuild_from_journal(index.path, journal, reported.append)
-    assert reported == [position for position, _ in journal.read_entries(0)]
+    assert reported == [position for position, _ in journal.read(0)]
 
 
 OTHER_VERSIONS = (schema.SCHEMA - 1, schema.SCHEMA + 1)

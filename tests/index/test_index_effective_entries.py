@@ -138,7 +138,7 @@ def test_what_is_not_looked_at_is_counted_by_mirror(journal: DiskJournal, index:
 class _UnreadJournal(DiskJournal):
     """Has no records."""
 
-    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+    def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         raise AssertionError("the records were read")
 
 

@@ -37,9 +37,9 @@ _VERSIONS = st.lists(
 class _ChangesOnlyJournal(DiskJournal):
     """Refuses to read a version whole that is kept as its changes."""
 
-    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+    def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         assert commit not in self.bases, "read whole, though its changes were enough"
-        return super().record_lines(dataset_id, commit)
+        return super().lines(dataset_id, commit)
 
 
 def _dump(folder: Path, name: str, journal: DiskJournal) -> list[str]:
@@ -155,7 +155,7 @@ class FixedChangesJournal(DiskJournal):
 
     fixed_changes: tuple[str, list[Change]]
 
-    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
+    def changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
         if commit == self.fixed_changes[0]:
             return None
         return self.fixed_changes[0], iter(self.fixed_changes[1])

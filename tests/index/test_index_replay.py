@@ -214,9 +214,7 @@ def test_killed_anywhere_and_repeated_the_tables_are_the_same(
     _busy_journal(journal)
     rebuild_from_journal(tmp_path / "clean", journal)
     clean = _dump(tmp_path / "clean")
-    commits = [
-        entry.commit for _, entry in journal.read_entries(0) if hasattr(entry, "annex_commit")
-    ]
+    commits = [entry.commit for _, entry in journal.read(0) if hasattr(entry, "annex_commit")]
     for commit, after in ((commits[0], 120), (commits[-2], 0), (commits[-1], 299)):
         assert _apply(journal, path, "catch_up", commit, after) == -signal.SIGKILL
         with Index.open(path) as index:

@@ -86,7 +86,9 @@ def snapshot(given: dict[str, Any]) -> Snapshot:
 
 def test_neuromirror_mints_the_example(given: dict[str, Any], tmp_path: Path) -> None:
     shot = snapshot(given)
-    repository = Store.open(tmp_path / "store", create=True).repository(shot.header.version.dataset)
+    repository = Store.open(tmp_path / "store", create=True).repositories.of(
+        shot.header.version.dataset
+    )
     repository.create()
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -77,7 +77,7 @@ class Publishing:
         )
 
     def refs(self, alias: str = ALIAS) -> dict[str, str]:
-        return dict(self.store.aliases())[alias].refs()
+        return dict(self.store.repositories.aliases())[alias].refs()
 
 
 def _add_disk(publishing: Publishing, **settings: Any) -> None:
@@ -154,7 +154,9 @@ def test_a_mirror_is_published_with_its_superdataset_and_subdatasets(
 
     done = publishing.run("demo", "--to", "disk")
 
-    aliases = {alias for alias, _ in publishing.store.aliases() if alias.startswith("demo")}
+    aliases = {
+        alias for alias, _ in publishing.store.repositories.aliases() if alias.startswith("demo")
+    }
     assert {one["status"] for one in done} == {"ok"}
     assert {path.name for path in (tmp_path / "published").iterdir()} == aliases
     for alias in aliases:
@@ -235,7 +237,7 @@ def test_a_ref_with_commits_of_others_is_not_deleted(
     publishing.run(DATASET, "--to", "disk")
     target = tmp_path / "published" / ALIAS
     foreign = _add_own_commit(target, "draft")
-    repository = dict(publishing.store.aliases())[ALIAS]
+    repository = dict(publishing.store.repositories.aliases())[ALIAS]
     draft = repository.refs()["refs/heads/draft"]
     update_refs(repository.path, {"refs/heads/draft": draft}, {"refs/heads/draft": None})
 
@@ -285,7 +287,7 @@ def test_a_refused_token_ends_the_run_with_one_message(
     assert result.exit_code == 1
     assert len(result.stdout.splitlines()) == 1
     assert "canary" not in result.output
-    assert TOKEN not in publishing.store.journal_path.read_text()
+    assert TOKEN not in publishing.store.journal.path.read_text()
 
 
 def test_a_new_token_is_used_by_the_same_process(
@@ -379,7 +381,7 @@ def test_vaults_are_published_only_if_the_sibling_file_says_so(
     store = publishing.store
     dataset = next(
         dataset_ref_of(one)
-        for _, one in store.read_entries(0)
+        for _, one in store.journal.read(0)
         if isinstance(one, VersionMinted) and one.local_id == "000002"
     )
     remote = CustodyRemote(VAULT_UUID, "nas", directory_vault_config("nas", "/srv/secret-place"))

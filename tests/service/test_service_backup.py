@@ -33,7 +33,7 @@ def test_an_old_backup_is_caught_up_by_the_journal_to_equal_tables(
 ) -> None:
     store = copied_harness.store
     made = back_up(store, store.index_path, tmp_path / "kept")
-    assert made.position == store.journal_size()
+    assert made.position == store.journal.size()
     with open_recorder(store, store.index_path) as recorder:
         recorder.record(EVENT, EVENT)
     expected = dump_index(store.index_path)
@@ -54,7 +54,7 @@ def test_a_backup_made_while_the_index_is_open_and_written_is_whole(
         recorder.record(EVENT)
     assert [path.name for path in sorted(made.folder.iterdir())] == ["backup.json", "index.sqlite"]
     assert integrity_errors(made.folder / "index.sqlite", deep=True) == []
-    assert read_position(made.folder / "index.sqlite") == made.position < store.journal_size()
+    assert read_position(made.folder / "index.sqlite") == made.position < store.journal.size()
 
 
 def test_only_the_newest_copies_are_kept_and_the_schedule_is_among_them(

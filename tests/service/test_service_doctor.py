@@ -131,13 +131,13 @@ def test_missing_programs_are_named_with_what_to_install(
 def test_a_stale_missing_or_damaged_index_is_reported(copied_harness: MirrorHarness) -> None:
     store = copied_harness.store
     event = EventRaised("demo", "000001", "unavailable", "a test", "2026-01-01T00:00:00+00:00")
-    store.append_entries(event)
+    store.journal.append(event)
     assert failed_checks(copied_harness)["index"][0] == "warning"
     with open_recorder(store, store.index_path):
         pass
     assert "index" not in failed_checks(copied_harness)
-    content = store.journal_path.read_bytes()
-    store.journal_path.write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])
+    content = store.journal.path.read_bytes()
+    store.journal.path.write_bytes(content[: content.rindex(b"\n", 0, -1) + 1])
     assert "rebuild-index" in failed_checks(copied_harness)["index"][1]
     store.index_path.write_bytes(b"no database" * 1000)
     assert failed_checks(copied_harness)["index"][0] == "error"

@@ -45,8 +45,8 @@ def test_a_served_mirror_becomes_the_store_that_a_sync_makes(
     assert states(mirror_harness) == states(other)
     with other.index() as index:
         assert {one.name for one in index.datasets.select("demo") if not one.within} <= set(heard)
-    alias = {name for name, _ in mirror_harness.store.aliases()}
-    assert alias == {name for name, _ in other.store.aliases()}
+    alias = {name for name, _ in mirror_harness.store.repositories.aliases()}
+    assert alias == {name for name, _ in other.store.repositories.aliases()}
     mirror_harness.fsck()
 
 
@@ -303,12 +303,12 @@ def test_a_full_disk_is_no_failure_of_a_dataset(
             manual_executor.run(name)
         fill_disk(disk / "ballast")  # what the visits wrote is gone
         tick(harness)
-        journal = on_disk.store.journal_path.stat().st_size
+        journal = on_disk.store.journal.path.stat().st_size
         for _ in range(5):
             fill_disk(disk / "ballast")
             assert tick(harness) == 0
         assert "no jobs are started: store: cannot be written to" in harness.service.pause_reason
-        assert on_disk.store.journal_path.stat().st_size == journal
+        assert on_disk.store.journal.path.stat().st_size == journal
         assert [harness.row(name).failures for name in visits] == [0] * len(visits)
 
         shutil.rmtree(disk / "ballast")
@@ -365,7 +365,7 @@ def several(mirror_harness: MirrorHarness, tmp_path: Path) -> Iterator[MirrorHar
 
 def commits(mirror_harness: MirrorHarness, alias: str) -> list[str]:
     """The commits of a superdataset, the newest first; none where there is no such dataset."""
-    found = dict(Store.open(mirror_harness.folder).aliases()).get(alias)
+    found = dict(Store.open(mirror_harness.folder).repositories.aliases()).get(alias)
     return [] if found is None else run_git(found.path, "rev-list", "main").split()
 
 

@@ -362,7 +362,7 @@ def test_a_worker_that_sees_another_folder_at_the_store_path_does_nothing(
     result = client.submit(run_on_worker, __version__, plugin, call)
     with pytest.raises(ConfigurationError, match="other is not the folder that the service"):
         result.result()
-    assert list(other.aliases()) == []
+    assert list(other.repositories.aliases()) == []
 
 
 def test_workers_of_another_release_are_refused(

@@ -127,10 +127,10 @@ def test_records_of_another_state_are_found_though_they_can_be_read(
     )
     assert first.files == last.files
     name = dataset_ref_of(last).dataset_id
-    lines = list(copied_harness.store.record_lines(name, first.commit))
+    lines = list(copied_harness.store.records.lines(name, first.commit))
     for path in records_folder(copied_harness, last).glob(f"{last.commit}.*"):
         path.unlink()
-    copied_harness.store.write_records(name, last.commit, lines)
+    copied_harness.store.records.write(name, last.commit, lines)
     found = broken(copied_harness)
     assert f"{last.files} and {last.state}" in found["records", f"demo:000002@{last.label}"]
 
@@ -168,8 +168,8 @@ def test_a_bit_that_turned_in_the_index_is_found_and_named(copied_harness: Mirro
 
 def test_a_bit_that_turned_in_the_journal_is_found_and_named(copied_harness: MirrorHarness) -> None:
     path, content = (
-        copied_harness.store.journal_path,
-        copied_harness.store.journal_path.read_bytes(),
+        copied_harness.store.journal.path,
+        copied_harness.store.journal.path.read_bytes(),
     )
     commit = version(copied_harness).commit.encode()
     path.write_bytes(content.replace(b'{"annex_commit"', b'{"annex_commiu"', 1))
@@ -209,7 +209,7 @@ def test_damaged_block_digests_are_named_until_they_are_intact(
     folder = BlockDigestsFolder.of_store(store)
     keys = sorted(
         placed.key
-        for placed in store.records(
+        for placed in store.records.read(
             dataset_ref_of(version(copied_harness)).dataset_id, version(copied_harness).commit
         )
         if placed.key.startswith("SHA256E")

@@ -139,11 +139,11 @@ def test_errors_of_the_writer_keep_their_type(job_harness: JobHarness) -> None:
             far.query("datasets.tombstone", {"name": 7})
         dataset = DatasetRef("demo", "000001", "https://example.org/")
         store = job_harness.mirror_harness.store
-        store.repository(dataset).create()
+        store.repositories.of(dataset).create()
         with pytest.raises(RefsMovedError):
             far.publish(dataset, RefMove({MAIN_BRANCH: "0" * 40}, {MAIN_BRANCH: "1" * 40}))
-        store.journal_path.unlink(missing_ok=True)
-        store.journal_path.mkdir()
+        store.journal.path.unlink(missing_ok=True)
+        store.journal.path.mkdir()
         with pytest.raises(IsADirectoryError):
             far.record(EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00Z"))
 
@@ -155,7 +155,7 @@ def test_no_lease_is_taken_between_its_check_and_the_write(
     """The lease has expired, and another process claims it while the request is applied."""
     store = job_harness.mirror_harness.store
     dataset = DatasetRef("demo", "000001", "https://example.org/")
-    store.repository(dataset).create()
+    store.repositories.of(dataset).create()
     monkeypatch.setattr(connection, "READ_TIMEOUT", 0.0)
     lease = job_harness.lease("demo:000001", seconds=-1)
     taken = []
@@ -214,24 +214,24 @@ def test_every_error_of_the_writer_is_a_reply(
 
 def test_a_writer_that_was_closed_writes_nothing(job_harness: JobHarness) -> None:
     entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
-    size = job_harness.mirror_harness.store.journal_size()
+    size = job_harness.mirror_harness.store.journal.size()
     with far_recorder(job_harness) as far:
         job_harness.writer.close()
         with pytest.raises(LeaseLostError):
             far.record(entry)
     with far_recorder(job_harness, "demo:000001") as far, pytest.raises(LeaseLostError):
         far.record(entry)
-    assert job_harness.mirror_harness.store.journal_size() == size
+    assert job_harness.mirror_harness.store.journal.size() == size
 
 
 def test_neither_refs_nor_entries_are_written_for_a_lost_lease(job_harness: JobHarness) -> None:
     store = job_harness.mirror_harness.store
     dataset = DatasetRef("demo", "000001", "https://example.org/")
-    store.repository(dataset).create()
+    store.repositories.of(dataset).create()
     entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
     with far_recorder(job_harness) as far:
         far.record(entry)
-        before = store.journal_size()
+        before = store.journal.size()
         (lease,) = job_harness.schedule.leases.in_force(0)
         job_harness.schedule.leases.release(lease.name, lease.token)
         with pytest.raises(LeaseLostError):
@@ -240,8 +240,8 @@ def test_neither_refs_nor_entries_are_written_for_a_lost_lease(job_harness: JobH
             far.publish(dataset, RefMove({MAIN_BRANCH: None}, {MAIN_BRANCH: "1" * 40}), entry)
         # it may still read
         assert far.ask(lambda index: index.datasets.tombstones()) == []
-    assert store.repository(dataset).refs() == {}
-    assert store.journal_size() == before
+    assert store.repositories.of(dataset).refs() == {}
+    assert store.journal.size() == before
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -75,7 +75,7 @@ def hold(of: DatasetRef, name: str) -> HoldPlaced:
 def public(tmp_path: Path) -> Store:
     """A public store with the mirror in its journal."""
     store = Store.open(tmp_path / "public", create=True)
-    store.append_entries(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
+    store.journal.append(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
     return store
 
 
@@ -84,14 +84,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A private store with two datasets that share a state."""
     folder = tmp_path_factory.mktemp("prepared")
     store = open_private_store(folder / "private", folder / "public")
-    store.append_entries(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
-    store.append_entries(hold(ONE, "aa"), hold(TWO, "bb"), HoldReleased("bb", "me", AT))
+    store.journal.append(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
+    store.journal.append(hold(ONE, "aa"), hold(TWO, "bb"), HoldReleased("bb", "me", AT))
     for one in (ONE, TWO):
         publisher = Publisher(store, one)
         publisher.publish("a", {"x.bin": 1, f"{one.local_id}.bin": 3})
         publisher.publish("1.0", {"x.bin": 1}, VersionKind.PUBLISHED)
-        store.append_entries(*read_versions_from_git(publisher.repository, set(), AT), visit(one))
-    store.append_entries(
+        store.journal.append(*read_versions_from_git(publisher.repository, set(), AT), visit(one))
+    store.journal.append(
         HoldReleased("aa", "me", AT), EventRaised("demo", "000001", "incident", "m", AT)
     )
     return store.root
@@ -105,7 +105,7 @@ def private(prepared: Path, tmp_path: Path) -> Store:
 
 def move(source: Store, target: Store, one: DatasetRef) -> None:
     """All steps of a move, except those of the index."""
-    target.append_entries(*copy_dataset(source, target, one))
+    target.journal.append(*copy_dataset(source, target, one))
     check_copy_complete(source, target, one)
     remove_from_journal(source, one)
     remove_files(source, one)
@@ -115,13 +115,13 @@ def read_kept_files(store: Store, one: DatasetRef) -> dict[str, object]:
     """All files and entries of a dataset in a store."""
     entries = dataset_entries(store, one)
     versions = [entry for entry in entries if isinstance(entry, VersionMinted)]
-    repository = store.repository(one)
+    repository = store.repositories.of(one)
     return {
         "entries": entries,
         "refs": repository.refs(),
         "objects": packed_objects(repository.path),
         "records": {
-            entry.commit: list(store.record_lines(one.dataset_id, entry.commit))
+            entry.commit: list(store.records.lines(one.dataset_id, entry.commit))
             for entry in versions
         },
         "manifests": {entry.state: store.manifest_path(entry.state).exists() for entry in versions},
@@ -156,12 +156,12 @@ def test_moved_dataset_is_complete_in_one_store_and_removed_from_the_other(
     assert len(dataset_entries(private, ONE)) == 6
     move(private, public, ONE)
     assert read_kept_files(public, ONE) == before
-    assert git_refs(public.repository(ONE).path) == before["refs"]
+    assert git_refs(public.repositories.of(ONE).path) == before["refs"]
     assert read_kept_files(private, ONE) == NOTHING
     assert not files_with(private, ONE.dataset_id[3:])
     assert read_kept_files(private, TWO) == other
     assert read_kept_files(public, TWO) == NOTHING
-    repository = public.repository(ONE).path
+    repository = public.repositories.of(ONE).path
     assert git(repository, "fsck", "--strict", "--full", "--dangling") == ""
     assert git(repository, "rev-parse", "HEAD").strip() == git_refs(repository)[PUBLISHED_BRANCH]
 
@@ -173,8 +173,8 @@ def test_copies_in_vaults_of_a_private_store_are_not_named_in_the_public_one(
     publish_locations(private, ONE, CustodyRemote(VAULT_UUID, "secret"), [key])
     assert dict(published_locations(private, ONE)) == {key: [VAULT_UUID]}
     move(private, public, ONE)
-    assert CUSTODY_BRANCH not in git_refs(public.repository(ONE).path)
-    assert CUSTODY_BRANCH not in (public.repository(ONE).path / "info" / "refs").read_text()
+    assert CUSTODY_BRANCH not in git_refs(public.repositories.of(ONE).path)
+    assert CUSTODY_BRANCH not in (public.repositories.of(ONE).path / "info" / "refs").read_text()
     assert publish_locations(public, ONE, CustodyRemote(OTHER_UUID, "lab"), [key])
     assert dict(published_locations(public, ONE)) == {key: [OTHER_UUID]}
 
@@ -186,7 +186,7 @@ def test_no_object_of_the_public_store_names_a_vault_of_the_private_one(
     vault = directory_vault_config("secret", "/srv/secret-vault")
     key = "SHA256E-s1--" + "0" * 64
     publish_locations(private, ONE, CustodyRemote(VAULT_UUID, "secret", vault), [key])
-    source, target = private.repository(ONE), public.repository(ONE)
+    source, target = private.repositories.of(ONE), public.repositories.of(ONE)
     custody = git_refs(source.path)[CUSTODY_BRANCH]
     # housekeeping puts all objects into one pack
     git(source.path, "repack", "-adkq")
@@ -239,7 +239,7 @@ def test_move_killed_at_any_step_is_completed_by_the_next(
 
 def test_completed_move_can_be_repeated(private: Store, public: Store) -> None:
     copied = copy_dataset(private, public, ONE)
-    public.append_entries(*copied)
+    public.journal.append(*copied)
     assert copy_dataset(private, public, ONE) == []
     before = read_kept_files(public, ONE)
     move(private, public, ONE)
@@ -248,7 +248,7 @@ def test_completed_move_can_be_repeated(private: Store, public: Store) -> None:
 
 
 def test_the_public_store_may_be_ahead(private: Store, public: Store) -> None:
-    public.append_entries(*copy_dataset(private, public, ONE))
+    public.journal.append(*copy_dataset(private, public, ONE))
     publisher = Publisher(public, ONE)
     publisher.minted = [None] * 9  # type: ignore[list-item] # later than the others
     publisher.publish("c", {"x.bin": 1, "z.bin": 9})
@@ -274,9 +274,9 @@ def test_nothing_is_removed_while_the_copy_is_incomplete(
     private: Store, public: Store, lost: str
 ) -> None:
     copied = copy_dataset(private, public, ONE)
-    public.append_entries(*(copied[:-1] if lost == "journal" else copied))
+    public.journal.append(*(copied[:-1] if lost == "journal" else copied))
     if lost == "objects":
-        for path in (public.repository(ONE).path / "objects" / "pack").glob("*.pack"):
+        for path in (public.repositories.of(ONE).path / "objects" / "pack").glob("*.pack"):
             path.unlink()
             path.with_suffix(".idx").unlink()
     elif lost != "journal":
@@ -289,7 +289,7 @@ def test_nothing_is_removed_while_the_copy_is_incomplete(
 
 
 def test_incomplete_repository_of_a_killed_visit_is_replaced(private: Store, public: Store) -> None:
-    public.repository(ONE).create()
+    public.repositories.of(ONE).create()
     before = read_kept_files(private, ONE)
     move(private, public, ONE)
     assert read_kept_files(public, ONE) == before
@@ -387,10 +387,10 @@ def test_looking_for_a_private_store_creates_none(tmp_path: Path, public: Store)
 
 def test_entries_of_one_dataset_are_separated_from_all_others(public: Store) -> None:
     mine: list[JournalEntry] = [visit(ONE), hold(ONE, "aa"), HoldReleased("aa", "me", AT)]
-    public.append_entries(
+    public.journal.append(
         HoldReleased("aa", "me", AT), *mine, visit(TWO), HoldReleased("bb", "me", AT)
     )
-    public.append_entries(visit(replace(ONE, mirror="other")))
+    public.journal.append(visit(replace(ONE, mirror="other")))
     assert dataset_entries(public, ONE) == mine
 
 
@@ -399,11 +399,11 @@ def test_block_digests_move_with_the_dataset(private: Store, public: Store) -> N
         placed.key
         for entry in dataset_entries(private, ONE)
         if isinstance(entry, VersionMinted)
-        for placed in private.records(ONE.dataset_id, entry.commit)
+        for placed in private.records.read(ONE.dataset_id, entry.commit)
     }
     source, target = BlockDigestsFolder.of_store(private), BlockDigestsFolder.of_store(public)
     content = DigestedContent(min(own), "0" * 64, 1 << 20, "0" * 64)
-    private.append_entries(ContentsDigested([content], AT))
+    private.journal.append(ContentsDigested([content], AT))
     for key in own:
         source.write(key, claimed_digests(key))
     move(private, public, ONE)

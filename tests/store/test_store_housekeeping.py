@@ -215,13 +215,13 @@ def test_dataset_being_visited_is_skipped_and_the_others_are_processed(store: St
     other = Publisher(store, dataset(2))
     other.publish("1.0", {"a.nwb": 1})
     other.publish("2.0", {"a.nwb": 2})
-    before = read_files(store.repository(dataset()).path)
+    before = read_files(store.repositories.of(dataset()).path)
     with store.lock(dataset().dataset_id, "a visit"):
         kept = {one.alias: one for one in run_housekeeping(store, policy=EAGER)}
     assert kept["demo--000001"].status == "impossible"
     assert kept["demo--000001"].message.startswith("busy")
     assert kept["demo--000002"].status == "ok"
-    assert read_files(store.repository(dataset()).path) == before
+    assert read_files(store.repositories.of(dataset()).path) == before
 
 
 @pytest.mark.parametrize("where", ["middle", "index"])

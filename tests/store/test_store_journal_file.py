@@ -13,7 +13,7 @@ from support.store_publisher import exit_code, fork_child, run_in_child
 
 
 def entries(store: Store, position: int = 0) -> list[JournalEntry]:
-    return [entry for _, entry in store.read_entries(position)]
+    return [entry for _, entry in store.journal.read(position)]
 
 
 def journal(store: Store) -> Path:
@@ -22,16 +22,16 @@ def journal(store: Store) -> Path:
 
 def test_entries_come_back_in_order_from_any_position(store: Store) -> None:
     assert entries(store) == []
-    store.append_entries()
+    store.journal.append()
     assert not journal(store).exists()
     written: list[JournalEntry] = [
         MirrorSeen("m", "dandi", "https://é/", "t"),
         HoldLapsed("a", "b"),
     ]
-    store.append_entries(*written)
-    store.append_entries(HoldLapsed("c", "d"))
+    store.journal.append(*written)
+    store.journal.append(HoldLapsed("c", "d"))
     written.append(HoldLapsed("c", "d"))
-    found = list(store.read_entries(0))
+    found = list(store.journal.read(0))
     assert [entry for _, entry in found] == written
     assert found[-1][0] == journal(store).stat().st_size
     for number, (position, _) in enumerate(found):
@@ -40,12 +40,12 @@ def test_entries_come_back_in_order_from_any_position(store: Store) -> None:
 
 def test_truncated_line_is_no_entry_and_the_next_one_overwrites_it(store: Store) -> None:
     first, torn, last = HoldLapsed("a", "1"), HoldLapsed("torn", "2"), HoldLapsed("c", "3")
-    store.append_entries(first)
+    store.journal.append(first)
     whole = journal(store).read_bytes()
     for cut in range(len(dump_entry(torn))):
         journal(store).write_bytes(whole + dump_entry(torn)[:cut])
         assert entries(store) == [first]
-        store.append_entries(last)
+        store.journal.append(last)
         assert entries(store) == [first, last]
         assert journal(store).read_bytes() == whole + dump_entry(last)
 
@@ -53,16 +53,16 @@ def test_truncated_line_is_no_entry_and_the_next_one_overwrites_it(store: Store)
 def test_a_long_torn_line_in_a_new_journal_is_dropped(store: Store) -> None:
     journal(store).write_bytes(b'{"type":"' + b"x" * 20_000)
     assert entries(store) == []
-    store.append_entries(HoldLapsed("a", "b"))
+    store.journal.append(HoldLapsed("a", "b"))
     assert entries(store) == [HoldLapsed("a", "b")]
 
 
 def test_invalid_journal_line_is_reported_as_damage(store: Store) -> None:
-    store.append_entries(HoldLapsed("a", "b"))
+    store.journal.append(HoldLapsed("a", "b"))
     with journal(store).open("ab") as file:
         file.write(b"not json\n")
-    store.append_entries(HoldLapsed("c", "d"))
-    reading = store.read_entries(0)
+    store.journal.append(HoldLapsed("c", "d"))
+    reading = store.journal.read(0)
     assert next(reading)[1] == HoldLapsed("a", "b")
     with pytest.raises(StoreDamagedError, match="neuromirror repair"):
         next(reading)
@@ -71,7 +71,7 @@ def test_invalid_journal_line_is_reported_as_damage(store: Store) -> None:
 def test_several_processes_append_whole_lines(store: Store) -> None:
     def append(name: str) -> None:
         for number in range(200):
-            store.append_entries(HoldLapsed(name, str(number)), HoldLapsed(name, "x" * 9000))
+            store.journal.append(HoldLapsed(name, str(number)), HoldLapsed(name, "x" * 9000))
 
     running = [fork_child(partial(append, name)) for name in ("one", "two", "three")]
     seen = 0
@@ -88,19 +88,19 @@ def test_several_processes_append_whole_lines(store: Store) -> None:
 
 def test_full_disk_keeps_old_entries_and_the_next_append_succeeds(store: Store) -> None:
     first, second = HoldLapsed("a", "1"), HoldLapsed("b", "2" * 300)
-    store.append_entries(first)
+    store.journal.append(first)
     size = journal(store).stat().st_size
 
     def append_with_free_bytes(more: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + more, hard))
         with pytest.raises(OSError, match="too large"):
-            store.append_entries(second)
+            store.journal.append(second)
 
     for more in (0, 1, 200, len(dump_entry(second)) - 1):
         run_in_child(lambda more=more: append_with_free_bytes(more))  # type: ignore[misc]
         assert entries(store) == [first]
-    store.append_entries(second)
+    store.journal.append(second)
     assert entries(store) == [first, second]
 
 
@@ -109,7 +109,7 @@ def test_entry_that_would_be_unreadable_is_not_written(store: Store) -> None:
         *("m", "x", "https://x/", "draft", "draft", "observed", "sha256:" + "0" * 64),
         *("0" * 40, "0" * 40, "", None, 1, 1 << 63, [], {}, "x", [], None, False, "t"),
     )
-    store.append_entries(HoldLapsed("a", "b"))
+    store.journal.append(HoldLapsed("a", "b"))
     with pytest.raises(ValueError, match="entry"):
-        store.append_entries(HoldLapsed("c", "d"), written)
+        store.journal.append(HoldLapsed("c", "d"), written)
     assert entries(store) == [HoldLapsed("a", "b")]

@@ -48,7 +48,7 @@ def test_an_empty_or_missing_folder_becomes_a_store(tmp_path: Path) -> None:
     for folder in (tmp_path / "empty", tmp_path / "a" / "b"):
         store = Store.open(folder, create=True)
         assert (folder / "ria-layout-version").read_text() == "1\n"
-        assert list(store.aliases()) == []
+        assert list(store.repositories.aliases()) == []
         before = read_files(folder)
         Store.open(folder, create=True)
         Store.open(folder)
@@ -96,9 +96,9 @@ def test_store_creation_killed_at_any_step_is_completed_by_the_next(tmp_path: Pa
     root = tmp_path / "new"
     for _ in disk_states(root, lambda: Store.open(root, create=True), at_least=8):
         store = Store.open(root, create=True)
-        assert list(store.aliases()) == []
+        assert list(store.repositories.aliases()) == []
         assert (store.root / "ria-layout-version").read_text() == "1\n"
-        store.append_entries(HoldLapsed("a", "b"))
+        store.journal.append(HoldLapsed("a", "b"))
         Store.open(root)
 
 
@@ -106,7 +106,7 @@ def test_store_creation_killed_at_any_step_is_completed_by_the_next(tmp_path: Pa
 
 
 def test_repositories_are_in_ria_layout(store: Store) -> None:
-    repository = store.repository(dataset())
+    repository = store.repositories.of(dataset())
     assert repository.path == store.root / ID[:3] / ID[3:]
     assert not repository.exists()
     assert repository.refs() == {}
@@ -165,29 +165,29 @@ def test_a_sync_started_from_a_git_hook_writes_to_the_store_only(
 
 def test_aliases_point_at_repositories_and_follow_a_change(store: Store) -> None:
     one, two = dataset(1), dataset(2)
-    store.alias(two)
-    store.alias(one)
-    store.alias(one, "demo")
-    store.alias(DatasetRef("bossdb", "c/e/ch", one.source_uri))
-    found = dict(store.aliases())
+    store.repositories.alias(two)
+    store.repositories.alias(one)
+    store.repositories.alias(one, "demo")
+    store.repositories.alias(DatasetRef("bossdb", "c/e/ch", one.source_uri))
+    found = dict(store.repositories.aliases())
     assert list(found) == ["bossdb--c--e--ch", "demo", "demo--000001", "demo--000002"]
-    assert found["demo"].path == store.repository(one).path
+    assert found["demo"].path == store.repositories.of(one).path
     assert os.readlink(store.root / "alias" / "demo") == f"../{ID[:3]}/{ID[3:]}"
     inode = (store.root / "alias" / "demo").lstat().st_ino
-    store.alias(one, "demo")
+    store.repositories.alias(one, "demo")
     assert (store.root / "alias" / "demo").lstat().st_ino == inode
-    store.alias(two, "demo")
-    assert dict(store.aliases())["demo"].path == store.repository(two).path
+    store.repositories.alias(two, "demo")
+    assert dict(store.repositories.aliases())["demo"].path == store.repositories.of(two).path
 
 
 def test_alias_interrupted_by_a_kill_is_complete_or_absent(store: Store) -> None:
     one, two = dataset(1), dataset(2)
-    store.alias(one, "demo")
-    for _ in disk_states(store.root, lambda: store.alias(two, "demo")):
-        (name, repository), *more = store.aliases()
+    store.repositories.alias(one, "demo")
+    for _ in disk_states(store.root, lambda: store.repositories.alias(two, "demo")):
+        (name, repository), *more = store.repositories.aliases()
         assert (name, more) == ("demo", [])
-        assert repository.path in (store.repository(one).path, store.repository(two).path)
-        store.alias(one, "demo")
+        assert repository.path in (store.repositories.of(one).path, store.repositories.of(two).path)
+        store.repositories.alias(one, "demo")
         assert os.listdir(store.root / "alias") == ["demo"]
 
 
@@ -295,15 +295,15 @@ def test_lock_is_taken_within_the_waiting_time(tmp_path: Path) -> None:
 
 def test_records_come_back_as_they_were(store: Store) -> None:
     files = [placed_file(f"sub-{number:05}/é.nwb", number) for number in range(20_000)]
-    assert not store.has_records(ID, COMMIT)
-    store.write_records(ID, COMMIT, map(dump_snapshot_entry, files))
-    assert store.has_records(ID, COMMIT)
-    assert list(store.records(ID, COMMIT)) == files
-    assert list(store.record_lines(ID, COMMIT)) == [dump_snapshot_entry(file) for file in files]
-    store.write_records(ID, COMMIT, iter([b"never read"]))
-    assert next(store.records(ID, COMMIT)) == files[0]
-    store.write_records(ID, "00", [])
-    assert list(store.records(ID, "00")) == []
+    assert not store.records.has(ID, COMMIT)
+    store.records.write(ID, COMMIT, map(dump_snapshot_entry, files))
+    assert store.records.has(ID, COMMIT)
+    assert list(store.records.read(ID, COMMIT)) == files
+    assert list(store.records.lines(ID, COMMIT)) == [dump_snapshot_entry(file) for file in files]
+    store.records.write(ID, COMMIT, iter([b"never read"]))
+    assert next(store.records.read(ID, COMMIT)) == files[0]
+    store.records.write(ID, "00", [])
+    assert list(store.records.read(ID, "00")) == []
 
 
 def records_file(store: Store) -> Path:
@@ -313,42 +313,42 @@ def records_file(store: Store) -> Path:
 
 def test_truncated_missing_or_changed_records_are_detected(store: Store) -> None:
     with pytest.raises(StoreDamagedError, match="neuromirror repair"):
-        list(store.records(ID, COMMIT))
+        list(store.records.read(ID, COMMIT))
     lines = [dump_snapshot_entry(placed_file(f"{number:06}", number)) for number in range(3000)]
-    store.write_records(ID, COMMIT, lines)
+    store.records.write(ID, COMMIT, lines)
     path = records_file(store)
     whole = path.read_bytes()
     path.chmod(0o644)
     for cut in {*range(0, len(whole), len(whole) // 40), *range(len(whole) - 12, len(whole))}:
         path.write_bytes(whole[:cut])
         with pytest.raises(StoreDamagedError):
-            list(store.records(ID, COMMIT))
+            list(store.records.read(ID, COMMIT))
     for offset in range(0, len(whole), len(whole) // 40):
         changed = bytearray(whole)
         changed[offset] ^= 0x10
         path.write_bytes(changed)
         with pytest.raises(StoreDamagedError):
-            list(store.records(ID, COMMIT))
+            list(store.records.read(ID, COMMIT))
     path.write_bytes(whole + whole)
     with pytest.raises(StoreDamagedError):
-        list(store.records(ID, COMMIT))
+        list(store.records.read(ID, COMMIT))
     path.write_bytes(whole)
-    assert list(store.record_lines(ID, COMMIT)) == lines
+    assert list(store.records.lines(ID, COMMIT)) == lines
 
 
 def test_invalid_record_lines_are_reported_as_damage(store: Store) -> None:
-    store.write_records(ID, COMMIT, [b"{}"])
+    store.records.write(ID, COMMIT, [b"{}"])
     with pytest.raises(StoreDamagedError):
-        list(store.records(ID, COMMIT))
+        list(store.records.read(ID, COMMIT))
 
 
 def test_records_interrupted_by_a_kill_are_complete_or_absent(store: Store) -> None:
     lines = [b"%d" % number for number in range(100)]
-    for _ in disk_states(store.root, lambda: store.write_records(ID, COMMIT, lines)):
-        if store.has_records(ID, COMMIT):
-            assert list(store.record_lines(ID, COMMIT)) == lines
-        store.write_records(ID, COMMIT, lines)
-        assert list(store.record_lines(ID, COMMIT)) == lines
+    for _ in disk_states(store.root, lambda: store.records.write(ID, COMMIT, lines)):
+        if store.records.has(ID, COMMIT):
+            assert list(store.records.lines(ID, COMMIT)) == lines
+        store.records.write(ID, COMMIT, lines)
+        assert list(store.records.lines(ID, COMMIT)) == lines
         assert os.listdir(records_folder(store)) == [f"{COMMIT}.jsonl.zst"]
         assert scratch_names(store) == []
 
@@ -426,19 +426,19 @@ def test_everything_served_can_be_read_whatever_the_umask(tmp_path: Path) -> Non
 def test_store_on_a_read_only_disk_can_be_read(small_disk: Path) -> None:
     publisher = Publisher(Store.open(small_disk / "store", create=True))
     minted = publisher.publish("one", {"a": 1})
-    publisher.store.append_entries(HoldLapsed("a", "b"))
+    publisher.store.journal.append(HoldLapsed("a", "b"))
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     store = Store.open(small_disk / "store", create=True)
-    ((name, repository),) = store.aliases()
+    ((name, repository),) = store.repositories.aliases()
     assert name == "demo--000001"
     assert repository.refs()[MAIN_BRANCH] == minted.commit
     assert repository.main_tip() == (minted.commit, 1670926272)
-    assert [record.git_path for record in store.records(ID, minted.commit)] == [b"a"]
-    assert len(list(store.read_entries(0))) == 1
+    assert [record.git_path for record in store.records.read(ID, minted.commit)] == [b"a"]
+    assert len(list(store.journal.read(0))) == 1
     with pytest.raises(OSError, match="Read-only"), store.lock("x", "x"):
         pass
     with pytest.raises(OSError, match="Read-only"):
-        store.append_entries(HoldLapsed("c", "d"))
+        store.journal.append(HoldLapsed("c", "d"))
     with pytest.raises(OSError, match="Read-only"):
         repository.publish({}, {MAIN_BRANCH: minted.annex_commit})
 

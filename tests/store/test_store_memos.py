@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.store.memos import MemoFolder, StoredMemo, Workspace
+from neuromirror.store.memos import Memos, StoredMemo, Workspace
 
 ID = "3f6cd1d4-9a54-5d0a-8b8e-111111111111"
 MEMO = StoredMemo("a" * 40, "b" * 40, b"\n\0pages\xff\n")
@@ -17,15 +17,15 @@ def files(store: Path) -> dict[Path, int]:
 
 
 def test_memo_is_returned_unchanged_for_its_own_version_only(tmp_path: Path) -> None:
-    MemoFolder(tmp_path).write(ID, "at 2024", MEMO)
-    memos = MemoFolder(tmp_path)
+    Memos(tmp_path).write(ID, "at 2024", MEMO)
+    memos = Memos(tmp_path)
     assert memos.read(ID, "at 2024") == MEMO
     assert memos.read(ID, "current") is None
     assert memos.read(ID.replace("3f6", "4f6"), "at 2024") is None
 
 
 def test_equal_memo_is_not_rewritten(tmp_path: Path) -> None:
-    memos = MemoFolder(tmp_path)
+    memos = Memos(tmp_path)
     memos.write(ID, "current", MEMO)
     (path,) = files(tmp_path)
     os.utime(path, (1, 1))
@@ -40,7 +40,7 @@ def test_equal_memo_is_not_rewritten(tmp_path: Path) -> None:
 
 
 def test_writing_none_removes_the_old_memo(tmp_path: Path) -> None:
-    memos = MemoFolder(tmp_path)
+    memos = Memos(tmp_path)
     memos.write(ID, "current", MEMO)
     memos.write(ID, "current", None)
     assert memos.read(ID, "current") is None
@@ -48,7 +48,7 @@ def test_writing_none_removes_the_old_memo(tmp_path: Path) -> None:
 
 
 def test_a_memo_with_any_byte_damaged_reads_as_none(tmp_path: Path) -> None:
-    memos = MemoFolder(tmp_path)
+    memos = Memos(tmp_path)
     memos.write(ID, "current", MEMO)
     (path,) = files(tmp_path)
     whole = path.read_bytes()
@@ -64,7 +64,7 @@ def test_a_memo_with_any_byte_damaged_reads_as_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"[]\n", b"{}\n", b"\xff\n", b'{"format":9}\n', b"1\n"])
 def test_invalid_memo_reads_as_none_and_is_replaced(tmp_path: Path, content: bytes) -> None:
-    memos = MemoFolder(tmp_path)
+    memos = Memos(tmp_path)
     memos.write(ID, "current", MEMO)
     (path,) = files(tmp_path)
     path.write_bytes(content)
@@ -74,7 +74,7 @@ def test_invalid_memo_reads_as_none_and_is_replaced(tmp_path: Path, content: byt
 
 
 def test_next_memo_removes_files_of_a_killed_writer(tmp_path: Path) -> None:
-    memos = MemoFolder(tmp_path)
+    memos = Memos(tmp_path)
     memos.write(ID, "current", MEMO)
     (path,) = files(tmp_path)
     (path.parent / ".new-killed").write_bytes(b"half")

@@ -44,7 +44,7 @@ def versions(store: Store) -> list[dict[bytes, bytes]]:
     paths += [f"{a}/zarr.json" for a in range(3)] + ["a.b", "a", "ä/x", 'q"/\\', "zarr.json", "0.x"]
     now = {path.encode(): _line(path.encode(), drawn.getrandbits(64)) for path in paths}
     found = [now]
-    store.write_records(DATASET, _commit(0), [now[path] for path in sorted(now)])
+    store.records.write(DATASET, _commit(0), [now[path] for path in sorted(now)])
     for number in range(1, 5):
         new = dict(now)
         for path in drawn.sample(sorted(now), 500):
@@ -56,7 +56,7 @@ def versions(store: Store) -> list[dict[bytes, bytes]]:
             path = b"%d/%d/new%d" % (drawn.randrange(5), drawn.randrange(90), drawn.randrange(90))
             new[path] = _line(path, drawn.getrandbits(64))
         pairs = diff_lines(*([each[path] for path in sorted(each)] for each in (now, new)))
-        assert store.write_record_changes(DATASET, _commit(number), _commit(number - 1), pairs)
+        assert store.records.write_changes(DATASET, _commit(number), _commit(number - 1), pairs)
         found.append(new)
         now = new
     return found
@@ -64,7 +64,7 @@ def versions(store: Store) -> list[dict[bytes, bytes]]:
 
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_every_path_is_found(store: Store, versions: list[dict[bytes, bytes]], number: int) -> None:
-    lookup = store.record_lookup(DATASET, _commit(number))
+    lookup = store.records.lookup(DATASET, _commit(number))
     every = sorted({path for version in versions for path in version})
     for path in [*every[::7], b"0", b"zzz", b"0/0/", b"a.b"]:
         line = versions[number].get(path)
@@ -75,7 +75,7 @@ def test_every_path_is_found(store: Store, versions: list[dict[bytes, bytes]], n
 @pytest.mark.parametrize("number", [0, 4])
 def test_folders_are_listed(store: Store, versions: list[dict[bytes, bytes]], number: int) -> None:
     paths = sorted(versions[number])
-    lookup = store.record_lookup(DATASET, _commit(number))
+    lookup = store.records.lookup(DATASET, _commit(number))
     for folder in (b"", b"0", b"1/3", b"4", b"nothing", "ä".encode()):
         found = [(name, entry is None) for name, entry in lookup.entries(folder)]
         assert found == _folder_entries(paths, folder)
@@ -86,20 +86,20 @@ def test_folders_are_listed(store: Store, versions: list[dict[bytes, bytes]], nu
 
 
 def test_lookup_equals_the_lines(store: Store, versions: list[dict[bytes, bytes]]) -> None:
-    assert [*store.record_lines(DATASET, _commit(4))] == [
+    assert [*store.records.lines(DATASET, _commit(4))] == [
         versions[4][path] for path in sorted(versions[4])
     ]
 
 
 def test_damaged_records_are_an_error(store: Store, versions: list[dict[bytes, bytes]]) -> None:
     with pytest.raises(StoreDamagedError):
-        store.record_lookup(DATASET, _commit(99))
+        store.records.lookup(DATASET, _commit(99))
     folder = Path(store.root) / "neuromirror" / "records"
     (whole,) = folder.rglob(f"{_commit(0)}.*")
     content = bytearray(whole.read_bytes())
     content[len(content) // 3 : len(content) // 3 + 4] = b"\0\0\0\0"
     whole.chmod(0o644)
     whole.write_bytes(content)
-    lookup = store.record_lookup(DATASET, _commit(4))
+    lookup = store.records.lookup(DATASET, _commit(4))
     with pytest.raises(StoreDamagedError):
         list(lookup.below(b""))

@@ -143,7 +143,7 @@ def test_info_refs_equals_update_server_info(store: Store) -> None:
 
 
 def test_new_repository_equals_that_of_git_init(store: Store, tmp_path: Path) -> None:
-    repository = store.repository(dataset())
+    repository = store.repositories.of(dataset())
     repository.create()
     git(tmp_path, "init", "-q", "--bare", "--template=", "-b", "main", "gits")
     found = {path.relative_to(repository.path).as_posix() for path in repository.path.rglob("*")}
@@ -258,7 +258,7 @@ def test_versions_are_read_from_git_without_other_files(store: Store) -> None:
 
 
 def test_foreign_repository_is_reported_as_damage(store: Store) -> None:
-    repository = store.repository(dataset())
+    repository = store.repositories.of(dataset())
     repository.create()
     assert list(read_versions_from_git(repository, set(), NOW)) == []
     (one,) = commits(repository.path, 1)

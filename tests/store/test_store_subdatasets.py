@@ -63,12 +63,12 @@ def add_superdataset(
     store: Store, dataset: DatasetRef, alias: str, path: str, member: DatasetRef, url: str
 ) -> None:
     """Publish a superdataset whose only member is another dataset of the store."""
-    newest = store.repository(member).main_tip()
+    newest = store.repositories.of(member).main_tip()
     assert newest is not None
     members = [SuperdatasetMember(path, member, *newest, url)]
     with superdataset_commit(store, dataset, alias, members) as (tip, commit):
         assert commit is not None
-        store.repository(dataset).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
+        store.repositories.of(dataset).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
 
 
 def test_datalad_gets_the_subdatasets_of_every_state_below_superdatasets(
@@ -131,7 +131,7 @@ def test_records_with_subdatasets_are_read_back_from_git(
     whole, _ = subdataset_publishers
     annex = whole.repository.refs()[ANNEX_BRANCH]
     for minted in whole.minted:
-        kept = list(whole.store.record_lines(whole.dataset.dataset_id, minted.commit))
+        kept = list(whole.store.records.lines(whole.dataset.dataset_id, minted.commit))
         found = list(read_records_from_git(whole.repository, minted.commit, annex, "observed"))
         assert [line.replace(b'"git",false]', b'"demo",false]') for line in found] == kept
     assert sum(b'"subdataset":' in line for line in found) == 2
@@ -143,7 +143,7 @@ def test_chunks_that_git_lacks_are_read_back_from_the_manifest(store: Store) -> 
     minted = publisher.publish("one", files, form="manifest")
     assert minted.manifest_only.files == 20
     arguments = (publisher.repository, minted.commit, minted.annex_commit, "observed")
-    kept = list(store.records(publisher.dataset.dataset_id, minted.commit))
+    kept = list(store.records.read(publisher.dataset.dataset_id, minted.commit))
     found = list(map(_without_claims, read_records_from_git(*arguments)))
     assert [one[:3] for one in found] == [(p.git_path, p.key, p.record.size) for p in kept]
     in_git = (b".zgroup", b".zarray")

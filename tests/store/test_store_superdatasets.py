@@ -37,7 +37,7 @@ def publishers(store: Store) -> list[Publisher]:
 
 
 def top(store: Store) -> Repository:
-    return store.repository(TOP)
+    return store.repositories.of(TOP)
 
 
 def update_superdataset(
@@ -46,7 +46,7 @@ def update_superdataset(
     """Commits the members; returns the new commit."""
     with superdataset_commit(store, dataset, alias, members) as (tip, commit):
         if commit is not None:
-            store.repository(dataset).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
+            store.repositories.of(dataset).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
     return commit
 
 

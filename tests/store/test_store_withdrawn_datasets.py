@@ -23,11 +23,11 @@ def shared_files(store: Store) -> dict[str, bytes]:
     for one in (ONE, TWO):
         publisher = Publisher(store, one)
         publisher.publish("a", {"x.bin": 1, "y.bin": 2})
-        store.append_entries(*read_versions_from_git(publisher.repository, set(), AT))
-    versions = [one for _, one in store.read_entries(0) if isinstance(one, VersionMinted)]
+        store.journal.append(*read_versions_from_git(publisher.repository, set(), AT))
+    versions = [one for _, one in store.journal.read(0) if isinstance(one, VersionMinted)]
     assert len({version.state for version in versions}) == 1
     digests = BlockDigestsFolder.of_store(store)
-    keys = {placed.key for placed in store.records(ONE.dataset_id, versions[0].commit)}
+    keys = {placed.key for placed in store.records.read(ONE.dataset_id, versions[0].commit)}
     for key in keys:
         digests.write(key, claimed_digests(key))
     files = served_files(store)
@@ -35,13 +35,13 @@ def shared_files(store: Store) -> dict[str, bytes]:
     withdraw(store, ONE)
     withdraw(store, TWO, keys)
     assert served_files(store) == {}
-    store.append_entries(DatasetReinstated(ONE.mirror, ONE.local_id, ONE.source_uri, "me", AT))
+    store.journal.append(DatasetReinstated(ONE.mirror, ONE.local_id, ONE.source_uri, "me", AT))
     return files
 
 
 def withdraw(store: Store, one: DatasetRef, keys: set[str] | None = None) -> None:
     entry = DatasetWithdrawn(one.mirror, one.local_id, one.source_uri, "a test", "me", AT)
-    store.append_entries(entry)
+    store.journal.append(entry)
     withdraw_dataset(store, entry, keys or ())
 
 

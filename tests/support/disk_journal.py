@@ -69,10 +69,11 @@ def subdataset(
 
 
 class DiskJournal:
-    """Appends entries and records below a folder, and reads them like the index."""
+    """Appends entries and records below a folder; the index reads them as those of a store."""
 
     def __init__(self, root: Path, die_in: str = "", die_after: int = 0) -> None:
         self.root = root
+        self.journal = self.records = self.repositories = self
         self.file = root / "journal"
         self.file.touch()
         self.die_in = die_in
@@ -143,7 +144,7 @@ class DiskJournal:
         }
         self.append(VisitEnded(**{**values, **changes}))
 
-    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
+    def read(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
         with self.file.open("rb") as lines:
             lines.seek(position)
             for line in lines:
@@ -153,14 +154,14 @@ class DiskJournal:
     def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
         return self.documents.get(commit, {})
 
-    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
+    def changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
         base = self.bases.get(commit)
         if base is None:
             return None
         before, after = ((self.root / name).read_bytes().splitlines() for name in (base, commit))
         return base, load_changes(diff_lines(before, after))
 
-    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+    def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         with (self.root / commit).open("rb") as lines:
             for number, line in enumerate(lines):
                 if commit == self.die_in and number == self.die_after:

@@ -102,7 +102,7 @@ class EmbargoHarness:
             dataset_id = index.datasets.get(NAME).dataset_id
         return [
             (location.kind, location.version_id)
-            for record in store.records(dataset_id, row.commit)
+            for record in store.records.read(dataset_id, row.commit)
             for location in record.record.locations
         ]
 

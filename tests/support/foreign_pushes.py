@@ -37,7 +37,7 @@ def trust_remotes(clone: Path) -> None:
 
 def unprotect(mirror_harness: MirrorHarness) -> None:
     """Remove the write protection of a store's repositories."""
-    for _, repository in mirror_harness.store.aliases():
+    for _, repository in mirror_harness.store.repositories.aliases():
         shutil.rmtree(repository.path / "hooks", ignore_errors=True)
         config = repository.path / "config"
         config.write_text(config.read_text().replace(SETTINGS, ""))

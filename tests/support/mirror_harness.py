@@ -58,20 +58,20 @@ class MirrorHarness:
         """Return all refs of all aliases: ``<alias> <ref>`` → commit."""
         return {
             f"{alias} {ref}": commit
-            for alias, repository in self.store.aliases()
+            for alias, repository in self.store.repositories.aliases()
             for ref, commit in repository.refs().items()
         }
 
     def fsck(self, *, killed: bool = False) -> None:
         """Check all objects; none may be unused unless a sync was killed."""
         unused = "--no-dangling" if killed else "--dangling"
-        for _, repository in self.store.aliases():
+        for _, repository in self.store.repositories.aliases():
             done = run_git(repository.path, "fsck", "--strict", "--full", unused)
             assert done.strip() == "", done
 
     def entries(self, kind: type[T]) -> list[T]:
         """Return the journal's entries of a type."""
-        return [one for _, one in self.store.read_entries(0) if isinstance(one, kind)]
+        return [one for _, one in self.store.journal.read(0) if isinstance(one, kind)]
 
     def file_digests(self) -> dict[str, str]:
         """Return the digest of each file of the store except the index, by path."""

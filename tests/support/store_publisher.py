@@ -116,7 +116,7 @@ class Publisher:
 
     @property
     def repository(self) -> Repository:
-        return self.store.repository(self.dataset)
+        return self.store.repositories.of(self.dataset)
 
     def header(
         self,
@@ -172,7 +172,7 @@ class Publisher:
             )
             self.store.add_manifest(minted.state, minted.manifest)
             lines = map(dump_snapshot_entry, listed)
-            self.store.write_records(self.dataset.dataset_id, minted.commit, lines)
+            self.store.records.write(self.dataset.dataset_id, minted.commit, lines)
             for pack in minted.packs:
                 self.repository.add_pack(pack)
             new = {
@@ -181,7 +181,7 @@ class Publisher:
                 TAG_PREFIX + label: minted.commit,
             }
             self.repository.publish({name: refs.get(name) for name in new}, new)
-        self.store.alias(self.dataset)
+        self.store.repositories.alias(self.dataset)
         self.minted.append(minted)
         return minted
 

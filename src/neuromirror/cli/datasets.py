@@ -339,7 +339,7 @@ def show_command(settings: Settings, version: str) -> None:
         copies = index.files.copies(row)
         location_health = index.locations.failing_of(row)
         failures = [failure for failure in index.crawl.failures() if failure.dataset == name]
-    documents = settings.store().documents(row.dataset_ref, row.commit)
+    documents = settings.store().repositories.documents(row.dataset_ref, row.commit)
     alias = alias_of(name)
     location = settings.store_folder.absolute()
     shown = ShownVersion.of(

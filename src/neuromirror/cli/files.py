@@ -76,7 +76,7 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
                 digest = file.evidence_digest or file.evidence
                 line = _file_line(digest, status, file.size, file.path)
                 settings.emit("files", record, line)
-        for document in settings.store().documents(row.dataset_ref, row.commit):
+        for document in settings.store().repositories.documents(row.dataset_ref, row.commit):
             if not selected(document.path):
                 continue
             about = Document.of(document).plain()

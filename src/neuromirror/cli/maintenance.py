@@ -110,7 +110,7 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
         )
     store = settings.store()
     requested = {alias_of(name): name for name in names}
-    known = {alias for alias, _ in store.aliases()}
+    known = {alias for alias, _ in store.repositories.aliases()}
     intact = failed = 0
     seen: set[str] = set()
     for result in check_integrity(
@@ -187,7 +187,7 @@ def housekeeping_command(settings: Settings, names: tuple[str, ...], *, dry_run:
     from neuromirror.store import run_housekeeping
 
     store = settings.store()
-    known = {alias for alias, _ in store.aliases()}
+    known = {alias for alias, _ in store.repositories.aliases()}
     aliases = _aliases_of(names, known) if names else None
     code = unneeded = freed = 0
     with ExitStack() as stack:

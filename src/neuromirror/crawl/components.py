@@ -83,7 +83,7 @@ from neuromirror.sources import (
     VisitContext,
 )
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, StoreDamagedError
-from neuromirror.store.memos import MemoFolder, StoredMemo
+from neuromirror.store.memos import StoredMemo
 
 _T = TypeVar("_T")
 
@@ -188,7 +188,7 @@ class PreviousState(Struct, frozen=True):
             return
         store, dataset = self.visit.store, self.visit.dataset
         restore_records(store, dataset, self.row)
-        for line in store.record_lines(dataset.dataset_id, self.row.records):
+        for line in store.records.lines(dataset.dataset_id, self.row.records):
             path = line_path(line)
             root = folder_in(path, upstream_paths) or path
             if root in upstream_paths:
@@ -589,7 +589,7 @@ def read_state(
     open_listing: Callable[[VisitContext], Listing] = partial(visit.source.listing, version)
     if component is not None:
         open_listing = component.listing
-    refusals = RefusalHistory(MemoFolder(visit.store.root), visit.dataset.dataset_id, name)
+    refusals = RefusalHistory(visit.store.memos, visit.dataset.dataset_id, name)
     resolver = None
     if not visit.within:
         resolver = Resolver(visit, previous_state(visit, version), refusals)

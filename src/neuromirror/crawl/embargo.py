@@ -242,13 +242,15 @@ class PrivateStore(Struct, frozen=True):
         found = dict.fromkeys(
             dataset_ref_of(entry)
             for one in (store, self.public)
-            for _, entry in one.read_entries(0)
+            for _, entry in one.journal.read(0)
             if isinstance(entry, VersionMinted)
             and entry.mirror == dataset.mirror
             and (entry.local_id in component_ids or entry.within == dataset.local_id)
         )
         return [
-            one for one in found if store.repository(one).exists() or dataset_entries(store, one)
+            one
+            for one in found
+            if store.repositories.of(one).exists() or dataset_entries(store, one)
         ]
 
 
@@ -262,7 +264,7 @@ class PrivateDatasets(Struct, frozen=True):
         if self.store is None or not isinstance(dataset, DatasetRef):
             return False
         # an interrupted move may have left only one of the two
-        return dataset.local_id in self.names or self.store.repository(dataset).exists()
+        return dataset.local_id in self.names or self.store.repositories.of(dataset).exists()
 
 
 def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
@@ -308,7 +310,7 @@ def embargo_incident(store: Store, dataset: DatasetRef, recorder: Recorder) -> R
 
     Its public copy is kept and still shown.
     """
-    if not store.repository(dataset).exists():
+    if not store.repositories.of(dataset).exists():
         return None
     message = (
         f"{dataset.name} is embargoed and was open before; its public copy is kept and still shown"

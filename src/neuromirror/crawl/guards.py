@@ -320,7 +320,7 @@ def difference_since(
     if path.exists():
         return StateDifference(path)
     restore_records(visit.store, visit.dataset, row)
-    before = visit.store.record_lines(visit.dataset.dataset_id, row.records)
+    before = visit.store.records.lines(visit.dataset.dataset_id, row.records)
     return StateDifference.write(path, diff_lines(before, snapshot.spool.lines()))
 
 
@@ -360,7 +360,7 @@ def compare(
 def _whole_lines(visit: Visit, row: VersionRow, components: list[SnapshotEntry]) -> Iterator[bytes]:
     """Yield a version's record lines, with those of its components in place of the links."""
     paths = {component.git_path for component in components}
-    lines = visit.store.record_lines(visit.dataset.dataset_id, row.records)
+    lines = visit.store.records.lines(visit.dataset.dataset_id, row.records)
     files = (line for line in lines if line_path(line) not in paths)
     inner = [_component_lines(visit, component) for component in components]
     yield from merge(files, *inner, key=line_path)
@@ -369,7 +369,7 @@ def _whole_lines(visit: Visit, row: VersionRow, components: list[SnapshotEntry])
 def _component_lines(visit: Visit, entry: SnapshotEntry) -> Iterator[bytes]:
     component, store = entry.subdataset, visit.store
     assert component is not None
-    if not store.has_records(component.dataset_id, component.commit):
+    if not store.records.has(component.dataset_id, component.commit):
         name = f"{visit.dataset.mirror}:{component.local_id}"
         for row in list_known(visit.recorder, lambda index: index.versions.of(name)):
             if row.commit == component.commit:
@@ -377,8 +377,8 @@ def _component_lines(visit: Visit, entry: SnapshotEntry) -> Iterator[bytes]:
     root, upstream = entry.git_path, entry.record.path
     if upstream.startswith(b"-"):
         root = b"-" + root.removeprefix(b"%2D")  # only the link has the escape
-    records = store.newest_records(component.dataset_id, component.commit)
-    for line in store.record_lines(component.dataset_id, records):
+    records = store.records.newest(component.dataset_id, component.commit)
+    for line in store.records.lines(component.dataset_id, records):
         inner = load_snapshot_entry(line)
         record = replace(inner.record, path=upstream + b"/" + inner.record.path)
         path = root + b"/" + inner.git_path

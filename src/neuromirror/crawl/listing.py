@@ -33,7 +33,7 @@ from neuromirror.sources import (
     VisitContext,
 )
 from neuromirror.store import Store
-from neuromirror.store.memos import MemoFolder, StoredMemo, Workspace
+from neuromirror.store.memos import Memos, StoredMemo, Workspace
 
 if TYPE_CHECKING:
     from neuromirror.crawl.components import Resolver
@@ -108,7 +108,7 @@ class RefusalHistory:
     refusals from transient ones. ``upstream`` is upstream's name of the version that is read.
     """
 
-    def __init__(self, memos: MemoFolder, dataset_id: str, upstream: str) -> None:
+    def __init__(self, memos: Memos, dataset_id: str, upstream: str) -> None:
         self._memos = memos
         self._id = dataset_id
         self._upstream = upstream
@@ -180,7 +180,7 @@ def _multipart_files(store: Store, version: VersionRow) -> Iterator[SnapshotEntr
     """Yield the files whose ETag alone does not identify the content."""
     dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
     restore_records(store, dataset, version)
-    for entry in store.records(dataset.dataset_id, version.records):
+    for entry in store.records.read(dataset.dataset_id, version.records):
         record = entry.record
         if record.part_size is not None or record.digest("sha256") is not None:
             yield entry
@@ -288,7 +288,7 @@ def known_memo(
     visit: Visit, memo_name: str, commit: str | None, annex_commit: str | None = None
 ) -> StoredMemo | None:
     """Return the memo of the state with these commits; any commit of git-annex without one."""
-    memo = MemoFolder(visit.store.root).read(visit.dataset.dataset_id, memo_name)
+    memo = visit.store.memos.read(visit.dataset.dataset_id, memo_name)
     if memo is None or memo.commit != commit or annex_commit not in (None, memo.annex_commit):
         return None
     return memo
@@ -309,7 +309,7 @@ def keep_memos(
 
 
 def _write(visit: Visit, memo_name: str, memo: StoredMemo | None) -> None:
-    MemoFolder(visit.store.root).write(visit.dataset.dataset_id, memo_name, memo)
+    visit.store.memos.write(visit.dataset.dataset_id, memo_name, memo)
 
 
 def count_still_pending(
@@ -319,7 +319,7 @@ def count_still_pending(
 
     None if upstream has completed some of them, or only a visit can detect that.
     """
-    memo = MemoFolder(visit.store.root).read(visit.dataset.dataset_id, _PENDING + memo_name)
+    memo = visit.store.memos.read(visit.dataset.dataset_id, _PENDING + memo_name)
     if (
         memo is None
         or (memo.commit, memo.annex_commit) != (commit, annex_commit)
@@ -332,5 +332,5 @@ def count_still_pending(
 
 def had_problems(visit: Visit, memo_name: str) -> bool:
     """Return whether the last listing of a published version had problems."""
-    memos = MemoFolder(visit.store.root)
+    memos = visit.store.memos
     return memos.read(visit.dataset.dataset_id, _PROBLEMS + memo_name) is not None

@@ -596,7 +596,7 @@ class Visit(Struct, frozen=True):
     @property
     def repository(self) -> Repository:
         """The dataset's repository, which may not exist yet."""
-        return self.store.repository(self.dataset)
+        return self.store.repositories.of(self.dataset)
 
     def versions(self) -> list[VersionRow]:
         """Return the dataset's versions in the order of minting."""

@@ -130,7 +130,7 @@ def catch_up(visit: Visit) -> None:
         if missing:
             visit.recorder.record(*missing)
     repository.update_server_info()
-    visit.store.alias(visit.dataset)
+    visit.store.repositories.alias(visit.dataset)
 
 
 def _check_refs(visit: Visit, refs: dict[str, str], versions: list[VersionRow]) -> None:
@@ -501,7 +501,7 @@ def renew_state(visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratc
     """
     rest, zarrs = split_zarrs(snapshot, visit.settings.zarr, scratch)
     links: dict[bytes, Subdataset] = {}
-    for line in visit.store.record_lines(visit.dataset.dataset_id, row.records):
+    for line in visit.store.records.lines(visit.dataset.dataset_id, row.records):
         subdataset = load_snapshot_entry(line).subdataset if is_subdataset_line(line) else None
         if subdataset is not None:
             links[line_path(line)] = subdataset
@@ -718,10 +718,10 @@ def _store_records(
         and difference is not None
         and difference.count <= files // _DELTA_SHARE
         and snapshot.spool.path.stat().st_size > _MIN_DELTA_BYTES
-        and store.write_record_changes(dataset_id, name, base.records, difference.pairs())
+        and store.records.write_changes(dataset_id, name, base.records, difference.pairs())
     ):
         return
-    store.write_records(dataset_id, name, snapshot.spool.lines())
+    store.records.write(dataset_id, name, snapshot.spool.lines())
 
 
 def _renew_records(visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> str:
@@ -734,7 +734,7 @@ def _renew_records(visit: Visit, row: VersionRow, snapshot: SpooledSnapshot, scr
         return ""
     # a killed visit, or a lost journal entry, may have left records that the journal lacks;
     # the records of other versions may be stored as changes to them
-    name = next_records(visit.store.newest_records(visit.dataset.dataset_id, row.commit))
+    name = next_records(visit.store.records.newest(visit.dataset.dataset_id, row.commit))
     _store_records(visit, name, row.files, snapshot, row, difference)
     return name
 
@@ -754,7 +754,7 @@ def _store_input(
     )
     last = visit.recorder.ask(lambda index: index.versions.last(visit.dataset.name))
     previous = None if last is None else last.commit
-    write_mint_input(visit.store, visit.dataset.dataset_id, mint_input, previous)
+    write_mint_input(visit.store.records, visit.dataset.dataset_id, mint_input, previous)
 
 
 # --- journal entries

@@ -107,7 +107,7 @@ def _record_changed_limits(store: Store, limits: Mapping[str, ZarrLimits]) -> No
             seen[entry.mirror] = entry
         elif isinstance(entry, VersionMinted) and not _matches_limit(entry, limits):
             changed.add(entry.mirror)
-    store.append_entries(
+    store.journal.append(
         *(
             replace(seen[name], at=current_timestamp(), index_entries=limits[name].index_entries)
             for name in sorted(changed)
@@ -120,7 +120,7 @@ def _record_block_digests(store: Store) -> None:
     folder = BlockDigestsFolder.of_store(store)
     known = {
         folder.path(content.key)
-        for _, entry in store.read_entries(0)
+        for _, entry in store.journal.read(0)
         if isinstance(entry, ContentsDigested)
         for content in entry.contents
     }
@@ -129,7 +129,7 @@ def _record_block_digests(store: Store) -> None:
         if path not in known:
             with suppress(BlockDigestsDamagedError, FileNotFoundError):  # fsck reports it
                 missing.append(digested_content(*read_block_digests_file(path)))
-    store.append_entries(*digest_entries(missing, current_timestamp()))
+    store.journal.append(*digest_entries(missing, current_timestamp()))
 
 
 def _matches_limit(entry: VersionMinted, limits: Mapping[str, ZarrLimits]) -> bool:
@@ -140,13 +140,13 @@ def _matches_limit(entry: VersionMinted, limits: Mapping[str, ZarrLimits]) -> bo
 def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
     minted: list[VersionMinted] = []
     moved: list[AnnexBranchMoved] = []
-    for _, entry in store.read_entries(0):
+    for _, entry in store.journal.read(0):
         if isinstance(entry, VersionMinted):
             minted.append(entry)
         elif isinstance(entry, AnnexBranchMoved) and entry.records:
             moved.append(entry)
     known = {entry.commit for entry in minted}
-    for alias, repository in store.aliases():
+    for alias, repository in store.repositories.aliases():
         if "--" in alias:
             missing = [
                 replace(
@@ -155,7 +155,7 @@ def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
                 for one in read_versions_from_git(repository, known, current_timestamp())
             ]
             if missing:
-                store.append_entries(*missing, *_moves_after(store, missing))
+                store.journal.append(*missing, *_moves_after(store, missing))
                 minted += missing
     # datasets that were taken down have no repository
     down = {(one.mirror, one.local_id) for one in find_withdrawn_datasets(store)}
@@ -173,7 +173,7 @@ def _moves_after(store: Store, minted: Iterable[VersionMinted]) -> Iterator[Anne
     """Yield entries for the later records of versions whose own entries were lost."""
     for one in minted:
         dataset = dataset_ref_of(one)
-        records = store.newest_records(dataset.dataset_id, one.commit)
+        records = store.records.newest(dataset.dataset_id, one.commit)
         if records != one.commit:
             names = (one.mirror, one.local_id, one.source_uri)
             yield AnnexBranchMoved(*names, one.annex_commit, one.at, one.commit, records)
@@ -202,10 +202,10 @@ def restore_records(
         git or the manifest cannot be read.
     """
     name = records or version.records
-    if not store.has_records(dataset.dataset_id, name):
+    if not store.records.has(dataset.dataset_id, name):
         commits = version.commit, version.annex_commit
-        lines = read_records_from_git(store.repository(dataset), *commits, version.kind)
-        store.write_records(dataset.dataset_id, name, lines)
+        lines = read_records_from_git(store.repositories.of(dataset), *commits, version.kind)
+        store.records.write(dataset.dataset_id, name, lines)
 
 
 _T = TypeVar("_T")
@@ -311,7 +311,7 @@ class JournalRecorder:
 
     def _open(self, path: Path) -> Index:
         index = Index.open(path)
-        if index.position > self._store.journal_size():
+        if index.position > self._store.journal.size():
             # a power failure truncated the journal after the index had read the lost lines
             index.close()
             rebuild_index(self._store, path)
@@ -353,8 +353,8 @@ class JournalRecorder:
         dataset, move, *entries
             As for :meth:`publish`.
         """
-        self._store.repository(dataset).publish(move.expected, move.new)
-        self._store.alias(dataset, move.alias)
+        self._store.repositories.of(dataset).publish(move.expected, move.new)
+        self._store.repositories.alias(dataset, move.alias)
         self.append(*entries)
 
     def append(self, *entries: JournalEntry) -> None:
@@ -365,7 +365,7 @@ class JournalRecorder:
         *entries
             The journal entries.
         """
-        self._store.append_entries(*entries)
+        self._store.journal.append(*entries)
 
     def catch_up(self) -> None:
         """Apply new entries of the journal to the index."""

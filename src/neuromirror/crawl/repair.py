@@ -150,9 +150,9 @@ def _damaged_lines(store: Store, *, dry_run: bool) -> int:
             return True
         return False
 
-    if not store.journal_size():
+    if not store.journal.size():
         return 0
-    lines = store.drop_lines(is_damaged, dry_run=dry_run)
+    lines = store.journal.drop_lines(is_damaged, dry_run=dry_run)
     if lines and not dry_run:
         folder = new_quarantine(store, "journal", current_timestamp())
         (folder / "journal.jsonl").write_bytes(b"".join(lines))
@@ -167,20 +167,20 @@ def listed_aliases(store: Store) -> set[str]:
 def _repositories(store: Store, aliases: Collection[str] | None) -> Iterator[_RepositoryRepair]:
     """Yield each repository of the store, and of the journal, once."""
     withdrawn = {one.alias for one in find_withdrawn_datasets(store)}
-    paths = {alias: repository.path for alias, repository in store.aliases()}
+    paths = {alias: repository.path for alias, repository in store.repositories.aliases()}
     entries: dict[Path, Entries] = {}
-    for _, entry in store.read_entries(0):
+    for _, entry in store.journal.read(0):
         if isinstance(entry, VersionMinted | AnnexBranchMoved):
             dataset = dataset_ref_of(entry)
             if dataset.alias not in withdrawn:
-                path = store.repository(dataset).path
+                path = store.repositories.of(dataset).path
                 paths[dataset.alias] = path
                 entries.setdefault(path, []).append(entry)
     logs: dict[str, SuperdatasetLog] = {}
     for alias in logged_superdatasets(store):
         with suppress(StoreDamagedError):  # the next sync writes it again from git
             logs[alias] = SuperdatasetLog(store, alias)
-            paths[alias] = store.repository_path(logs[alias].commits[0].dataset_id)
+            paths[alias] = store.repositories.path(logs[alias].commits[0].dataset_id)
     done: set[Path] = set()
     for alias, path in sorted(paths.items()):
         if path not in done and (aliases is None or alias in aliases):
@@ -268,9 +268,9 @@ class _RepositoryRepair(Struct):
             self._quarantine_and_restore(damage)
         protect(repository.path)
         repository.update_server_info()
-        self.store.link_alias(self.alias, self._id)
+        self.store.repositories.link_alias(self.alias, self._id)
         if self.entries:
-            self.store.append_entries(*self._journal_entries(messages, damage))
+            self.store.journal.append(*self._journal_entries(messages, damage))
         return self._result(messages, damage, dry_run=False)
 
     def _linked_id(self) -> str:
@@ -361,17 +361,17 @@ class _RepositoryRepair(Struct):
 
     def _repair_records_of(self, version: VersionMinted, name: str, *, dry_run: bool) -> bool:
         try:
-            check_records(self.store, self._id, name, version.state, version.files)
+            check_records(self.store.records, self._id, name, version.state, version.files)
         except StoreDamagedError:
             if dry_run:
                 return True
         else:
             return False
         dataset = dataset_ref_of(version)
-        for path in self.store.record_files(self._id, name):
+        for path in self.store.records.files(self._id, name):
             move(path, self._quarantine / path.name)
         restore_records(self.store, dataset, version, name)
-        check_records(self.store, self._id, name, version.state, version.files)
+        check_records(self.store.records, self._id, name, version.state, version.files)
         return True
 
     def _repair_manifest(self, version: VersionMinted, *, dry_run: bool) -> bool:
@@ -394,9 +394,9 @@ class _RepositoryRepair(Struct):
         dry_run: bool,
     ) -> list[str]:
         name = version.commit if moved is None else moved.annex_commit
-        path = self.store.mint_input_path(self._id, name)
+        path = self.store.records.mint_input_path(self._id, name)
         try:
-            read_mint_input(self.store, self._id, name)
+            read_mint_input(self.store.records, self._id, name)
         except StoreDamagedError as error:
             if dry_run:
                 return [f"input {path.name}"]
@@ -414,7 +414,7 @@ class _RepositoryRepair(Struct):
                 return []
             if path.exists():
                 move(path, self._quarantine / path.name)
-            write_mint_input(self.store, self._id, mint_input, None)
+            write_mint_input(self.store.records, self._id, mint_input, None)
             return [f"input {path.name}"]
         return []
 
@@ -437,7 +437,7 @@ class _RepositoryRepair(Struct):
                 same = (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
                 return same and bool(ids & foreign)
 
-            lines = self.store.drop_entries(is_foreign)
+            lines = self.store.journal.drop(is_foreign)
             (folder / "journal.jsonl").write_bytes(b"".join(lines))
         if damage.refs:
             restore_refs(repository, damage.refs)

@@ -59,12 +59,14 @@ def update_superdatasets(
     def update_group(group: DatasetRef, members: Sequence[SuperdatasetMember]) -> MemberState:
         commit(group, group.alias, members)
         dates = [member.date for member in members if member.date is not None]
-        return MemberState(store.repository(group).refs()[MAIN_BRANCH], max(dates, default=None))
+        return MemberState(
+            store.repositories.of(group).refs()[MAIN_BRANCH], max(dates, default=None)
+        )
 
     datasets = recorder.ask(lambda index: _member_states(index, name))
     members = group_members(datasets, source.superdataset, update_group)
     # also without members: datasets that were moved away must not stay in it
-    if members or store.repository(top).exists():
+    if members or store.repositories.of(top).exists():
         commit(top, name, members)
     if not waiting:
         store.clear_postponement(_task(name))
@@ -81,7 +83,7 @@ def update_top_superdataset(
     members = []
     for row in recorder.ask(lambda index: list(index.crawl.mirrors())):
         dataset = DatasetRef(row.mirror, "", row.uri)
-        repository = store.repository(dataset)
+        repository = store.repositories.of(dataset)
         if SuperdatasetLog(store, row.mirror).commits:
             check_packs(repository, row.mirror)
         tip = repository.main_tip()

@@ -333,7 +333,7 @@ class Sync:
         """
         require_public_store(self._store.root)
         source = mirror.open()
-        self._store.protect_repositories()
+        self._store.repositories.protect()
         with self._open_recorder() as recorder:
             run = MirrorRun(self._store, recorder, mirror, source)
             yield from run.update_superdatasets(failed=False, wait=wait)
@@ -365,7 +365,7 @@ class Sync:
         require_public_store(self._store.root)
         sources = [request.mirror.open() for request in requests]
         self._private.check_sources(sources)
-        self._store.protect_repositories()
+        self._store.repositories.protect()
         return sources
 
     def _open_recorder(self) -> AbstractContextManager[Recorder]:
@@ -412,7 +412,7 @@ class Sync:
     ) -> Iterator[Result]:
         try:
             with self._private.open() as (store, recorder):
-                store.protect_repositories()
+                store.repositories.protect()
                 run = MirrorRun(store, recorder, mirror, source, is_private=True)
                 failed = False
                 for result in self._sync_mirror(run, request):
@@ -472,7 +472,9 @@ class Sync:
         if run.is_private:
             # a public dataset that is embargoed later is an incident, not a private dataset
             tasks = [
-                task for task in tasks if not self._store.repository(task.hint.dataset).exists()
+                task
+                for task in tasks
+                if not self._store.repositories.of(task.hint.dataset).exists()
             ]
         try:
             if request.local_id is None:

@@ -146,7 +146,7 @@ def reinstate(
     require_public_store(store.root, _ONLY_PUBLIC)
     ever = {
         dataset_ref_of(one): one
-        for _, one in store.read_entries(0)
+        for _, one in store.journal.read(0)
         if isinstance(one, DatasetWithdrawn)
     }
     down = find_withdrawn_datasets(store)
@@ -161,7 +161,7 @@ def reinstate(
         if (
             find_withdrawn_folder(store, one) is None
             and not find_other_owner(store, one)
-            and not store.repository(one).exists()
+            and not store.repositories.of(one).exists()
         ):
             raise ConfigurationError(
                 f"{one.name}: {one.dataset_id} is missing in {withdrawn_folder(store)}; restore it "

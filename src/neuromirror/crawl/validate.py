@@ -53,7 +53,7 @@ from neuromirror.sources import (
     UpstreamChangingError,
 )
 from neuromirror.store import Store
-from neuromirror.store.memos import MemoFolder, StoredMemo
+from neuromirror.store.memos import StoredMemo
 
 if TYPE_CHECKING:
     from neuromirror.crawl.components import Resolver
@@ -212,14 +212,14 @@ def save_inline_components(
     The memo is valid only for the state's commits, on its branch and on the git-annex branch.
     """
     memo = StoredMemo(*commits, msgspec.json.encode(inline)) if inline else None
-    MemoFolder(visit.store.root).write(visit.dataset.dataset_id, f"inline {upstream}", memo)
+    visit.store.memos.write(visit.dataset.dataset_id, f"inline {upstream}", memo)
 
 
 def saved_inline_components(
     store: Store, dataset: DatasetRef, row: VersionRow
 ) -> dict[bytes, InlineComponentState]:
     """Return the inline components of a version by path; none without a valid memo."""
-    memo = MemoFolder(store.root).read(dataset.dataset_id, f"inline {row.upstream}")
+    memo = store.memos.read(dataset.dataset_id, f"inline {row.upstream}")
     if memo is None or memo.commit != row.commit:
         return {}
     try:

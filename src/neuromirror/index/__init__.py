@@ -41,7 +41,7 @@ from neuromirror.index.dataset_text import (
 )
 from neuromirror.index.datasets import NameMatch
 from neuromirror.index.files import ContentSpanRow, FileContent, FolderEntryRow
-from neuromirror.index.replay import Journal, effective_entries, is_indexed
+from neuromirror.index.replay import effective_entries, is_indexed
 from neuromirror.index.rows import (
     CopyRow,
     DatasetRow,
@@ -107,7 +107,6 @@ __all__ = [
     "IndexDamagedError",
     "IndexMissingError",
     "IndexUnusableError",
-    "Journal",
     "JournalDamagedError",
     "LastVisit",
     "LeaseRow",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuromirror.index import ledger, schedule, schema
 from neuromirror.index.connection import (
@@ -27,7 +28,9 @@ from neuromirror.index.connection import (
     write_lock,
 )
 from neuromirror.index.database import LOCK_WAIT, Index, replace_index_file
-from neuromirror.index.replay import Journal
+
+if TYPE_CHECKING:
+    from neuromirror.store import Store
 
 _STEPS = 100_000
 """Steps of SQLite's virtual machine (some milliseconds) between checks of the time limit."""
@@ -170,7 +173,7 @@ def integrity_errors_by_table(
         connection.close()
 
 
-def restore_copy(path: Path, source: Path, journal: Journal) -> int:
+def restore_copy(path: Path, source: Path, store: Store) -> int:
     """Replace an index by a copy in one step, and apply the rest of the journal.
 
     Readers that have the old index open keep it. The copy is not modified.
@@ -181,8 +184,8 @@ def restore_copy(path: Path, source: Path, journal: Journal) -> int:
         The index.
     source : Path
         The copy.
-    journal : Journal
-        The store's journal.
+    store : Store
+        The store.
 
     Returns
     -------
@@ -210,7 +213,7 @@ def restore_copy(path: Path, source: Path, journal: Journal) -> int:
         finally:
             draft.unlink(missing_ok=True)
     with Index.open(path) as index:
-        return index.catch_up(journal)
+        return index.catch_up(store)
 
 
 def _check_regular(path: Path) -> None:

@@ -40,7 +40,7 @@ from neuromirror.index.datasets import DatasetQueries, NameQueries
 from neuromirror.index.files import FileQueries
 from neuromirror.index.locations import LocationQueries
 from neuromirror.index.reader import Reader, reports_damage
-from neuromirror.index.replay import Journal, apply_entry, effective_entries, record_skipped_version
+from neuromirror.index.replay import apply_entry, effective_entries, record_skipped_version
 from neuromirror.index.search import SearchQueries
 from neuromirror.index.search_terms import TermQueries
 from neuromirror.index.versions import AncestryQueries, VersionQueries
@@ -220,7 +220,7 @@ class Index:
         return is_stale(self.reader.connection, self.path, self._file)
 
     @reports_damage
-    def catch_up(self, journal: Journal) -> int:
+    def catch_up(self, store: Store) -> int:
         """Apply the journal entries after :attr:`position`; return their number.
 
         Each entry and the new position are one transaction, so an interrupted run can be repeated.
@@ -228,8 +228,8 @@ class Index:
 
         Parameters
         ----------
-        journal : Journal
-            The store's journal.
+        store : Store
+            The store.
 
         Returns
         -------
@@ -250,9 +250,7 @@ class Index:
                 self.reader.connection.close()
                 self.reader.connection = open_writer(self.path, None)
                 self._file = file_identity(self.path)
-            return _apply_all(
-                self.reader.connection, journal, self.position, None, skip_damaged=True
-            )
+            return _apply_all(self.reader.connection, store, self.position, None, skip_damaged=True)
 
 
 def index_path(store: Store, given: str | os.PathLike[str] | None = None) -> Path:
@@ -293,7 +291,7 @@ def open_index(
 
 
 def rebuild_from_journal(
-    path: Path, journal: Journal, progress: Progress | None = None, lock_wait: float = LOCK_WAIT
+    path: Path, store: Store, progress: Progress | None = None, lock_wait: float = LOCK_WAIT
 ) -> int:
     """Rebuild the index from the whole journal; return the number of entries.
 
@@ -304,8 +302,8 @@ def rebuild_from_journal(
     ----------
     path : Path
         The index file.
-    journal : Journal
-        The store's journal.
+    store : Store
+        The store.
     progress : callable, optional
         Called with the number of bytes applied so far.
     lock_wait : float
@@ -332,7 +330,7 @@ def rebuild_from_journal(
         scratch.unlink(missing_ok=True)
         try:
             with contextlib.closing(open_scratch(scratch)) as connection:
-                entries = _apply_all(connection, journal, 0, progress)
+                entries = _apply_all(connection, store, 0, progress)
                 connection.execute("PRAGMA locking_mode = NORMAL")
                 connection.execute("SELECT position FROM progress").fetchone()
                 connection.execute("PRAGMA journal_mode = DELETE")
@@ -347,7 +345,7 @@ def rebuild_from_journal(
 
 def _apply_all(
     connection: sqlite3.Connection,
-    journal: Journal,
+    store: Store,
     position: int,
     progress: Progress | None,
     *,
@@ -355,10 +353,10 @@ def _apply_all(
 ) -> int:
     """Apply entries from a position on; optionally skip versions with damaged records."""
     entries = 0
-    for end, entry in effective_entries(journal, position):
+    for end, entry in effective_entries(store, position):
         try:
             with transaction(connection):
-                apply_entry(connection, entry, journal)
+                apply_entry(connection, entry, store)
                 connection.execute("UPDATE progress SET position = ?", (end,))
         except (NeuromirrorError, ValueError) as error:  # ValueError: a malformed record line
             if not (skip_damaged and isinstance(entry, VersionMinted | AnnexBranchMoved)):
@@ -371,7 +369,7 @@ def _apply_all(
             progress(end)
     for dataset in stale_datasets(connection):
         try:
-            metadata = read_documents(connection, dataset, journal)
+            metadata = read_documents(connection, dataset, store.repositories)
         except FileNotFoundError:  # git is not installed; the next update reads them
             break
         with transaction(connection):

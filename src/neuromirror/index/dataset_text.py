@@ -22,7 +22,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import count, islice
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from unicodedata import ucd_3_2_0
 
 from msgspec import Struct
@@ -31,6 +31,9 @@ from neuromirror.index.reader import CURRENT
 from neuromirror.model import ArchiveMetadata, read_archive_metadata
 from neuromirror.model.archive_metadata import spdx_id, without_spdx_prefix
 from neuromirror.model.records import is_volume
+
+if TYPE_CHECKING:
+    from neuromirror.store.repository import Repositories
 
 _TABLE: Final = """
 species   | Mus musculus, mouse, mice, house mouse, murine
@@ -399,25 +402,6 @@ _INSERT_TEXT: Final = (
 )
 
 
-class DescribingDocuments(Protocol):
-    """The part of a store that returns the archive's documents about a version."""
-
-    def describing_documents(self, dataset_id: str, commit: str) -> Mapping[str, bytes]:
-        """Return the archive's documents about a version.
-
-        Parameters
-        ----------
-        dataset_id, commit
-            The dataset, and the commit of the version in hex.
-
-        Returns
-        -------
-        mapping
-            Contents by path; empty if the store does not have the commit.
-        """
-        ...
-
-
 class _Current(Struct, frozen=True):
     """The data of a dataset and its current version for the search tables."""
 
@@ -476,7 +460,7 @@ def stale_datasets(connection: sqlite3.Connection) -> list[int]:
 
 
 def read_documents(
-    connection: sqlite3.Connection, dataset: int, documents: DescribingDocuments
+    connection: sqlite3.Connection, dataset: int, repositories: Repositories
 ) -> ArchiveMetadata:
     """Return the metadata that the archive's documents about a dataset's current version contain.
 
@@ -488,8 +472,8 @@ def read_documents(
         The connection.
     dataset
         The row id of the dataset.
-    documents
-        Returns the documents of a version.
+    repositories
+        The repositories of the store.
     """
     row = connection.execute(
         "SELECT d.dataset_id, v.commit_id FROM datasets d "
@@ -499,7 +483,7 @@ def read_documents(
     ).fetchone()
     if row is None or not row[0]:
         return ArchiveMetadata()
-    return read_archive_metadata(documents.describing_documents(*row))
+    return read_archive_metadata(repositories.describing_documents(*row))
 
 
 def refresh_text(connection: sqlite3.Connection, dataset: int, found: ArchiveMetadata) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict, replace
 
 from neuromirror.index.connection import JournalDamagedError
 from neuromirror.index.contents import record_block_digests, short_hash
-from neuromirror.index.dataset_text import DescribingDocuments, mark_stale, write_attributes
+from neuromirror.index.dataset_text import mark_stale, write_attributes
 from neuromirror.index.file_writer import (
     RecordCounts,
     record_changes,
@@ -27,7 +27,6 @@ from neuromirror.index.reader import CURRENT
 from neuromirror.model import (
     UNREADABLE,
     AnnexBranchMoved,
-    Change,
     ContentsDigested,
     DatasetRef,
     DatasetReinstated,
@@ -51,61 +50,14 @@ from neuromirror.model import (
 from neuromirror.model.errors import escape_surrogates
 from neuromirror.model.records import plain_url
 
+if TYPE_CHECKING:
+    from neuromirror.store import Store
+
 INDEX_TASK: Final = "index"
 """The task of a failure that names a version missing from the index."""
 
 
-class Journal(DescribingDocuments, Protocol):
-    """The methods of a store by which the index reads its journal, records and documents."""
-
-    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """Yield the entries from a byte position on.
-
-        Parameters
-        ----------
-        position
-            A position in bytes, 0 for the start.
-
-        Yields
-        ------
-        tuple of int and JournalEntry
-            An entry, after the position of its end.
-        """
-        ...
-
-    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """Yield a version's record lines, sorted by git path.
-
-        Parameters
-        ----------
-        dataset_id, commit
-            The dataset, and the commit of the version in hex.
-
-        Yields
-        ------
-        bytes
-            A line, without newline.
-        """
-        ...
-
-    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
-        """Return the commit of an earlier version and the changes to it.
-
-        Parameters
-        ----------
-        dataset_id, commit
-            The dataset, and the commit of the version in hex.
-
-        Returns
-        -------
-        tuple or None
-            The commit and the changes, sorted by git path; None for a version that is stored as a
-            complete listing.
-        """
-        ...
-
-
-def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Journal) -> None:
+def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, store: Store) -> None:
     """Write the effects of a journal entry to the tables of the index.
 
     Parameters
@@ -114,8 +66,8 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
         The connection; the caller has opened a transaction.
     entry
         The entry.
-    journal
-        The store's journal, for the records of a version.
+    store
+        The store, for the records of a version.
     """
     match entry:
         case MirrorSeen():
@@ -131,9 +83,9 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
                 (_compact_json(entry.capabilities), _mirror_number(connection, entry.mirror)),
             )
         case VersionMinted():
-            _apply_version(connection, entry, journal)
+            _apply_version(connection, entry, store)
         case AnnexBranchMoved():
-            _apply_new_records(connection, entry, journal)
+            _apply_new_records(connection, entry, store)
         case VisitEnded():
             _apply_visit(connection, entry)
         case LinksFound():
@@ -230,7 +182,7 @@ def _apply_recovery(connection: sqlite3.Connection, entry: TaskRecovered) -> Non
         _apply_event(connection, EventRaised(entry.mirror, "", "outage", text, entry.at, data))
 
 
-def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal: Journal) -> None:
+def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, store: Store) -> None:
     dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
     if UNREADABLE in entry.attributes:
         entry = _complete_from_last(connection, dataset, entry)
@@ -256,7 +208,7 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
         "INSERT INTO inputs VALUES (?,?)",
         [(version, name) for name in sorted(set(map(escape_surrogates, entry.inputs)))],
     )
-    recorded = _write_files(connection, dataset, version, seq, last, entry, journal)
+    recorded = _write_files(connection, dataset, version, seq, last, entry, store)
     connection.execute(
         "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ? "
         "AND instr(message, ?) > 0",
@@ -349,7 +301,7 @@ def _write_files(
     seq: int,
     last: tuple[int, str, int, int] | None,
     entry: VersionMinted,
-    journal: Journal,
+    store: Store,
 ) -> RecordCounts:
     """Write the version's files and subdatasets.
 
@@ -362,9 +314,9 @@ def _write_files(
     where = f"{reference.name}@{entry.label} (commit {entry.commit})"
     if not entry.indexed and entry.in_subdatasets == 0:
         return record_subdatasets(connection, dataset, seq, (), where)
-    changes = journal.record_changes(reference.dataset_id, entry.commit)
+    changes = store.records.changes(reference.dataset_id, entry.commit)
     if not entry.indexed:
-        lines = journal.record_lines(reference.dataset_id, entry.commit)
+        lines = store.records.lines(reference.dataset_id, entry.commit)
         recorded = record_subdatasets(connection, dataset, seq, lines, where)
     elif changes is not None and last is not None and changes[0] == last[1] and last[3]:
         recorded = record_changes(
@@ -378,7 +330,7 @@ def _write_files(
             index_terms=not entry.within,
         )
     else:
-        lines = journal.record_lines(reference.dataset_id, entry.commit)
+        lines = store.records.lines(reference.dataset_id, entry.commit)
         recorded = record_files(
             connection, dataset, version, seq, lines, where, index_terms=not entry.within
         )
@@ -392,7 +344,7 @@ def _write_files(
 
 
 def _apply_new_records(
-    connection: sqlite3.Connection, entry: AnnexBranchMoved, journal: Journal
+    connection: sqlite3.Connection, entry: AnnexBranchMoved, store: Store
 ) -> None:
     """Write what upstream states about the files of a version since it was recorded."""
     dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
@@ -407,9 +359,9 @@ def _apply_new_records(
     if indexed:
         reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
         where = f"{reference.name} (commit {entry.commit})"
-        changes = journal.record_changes(reference.dataset_id, entry.records)
+        changes = store.records.changes(reference.dataset_id, entry.records)
         if changes is None or changes[0] != current:
-            lines = journal.record_lines(reference.dataset_id, entry.records)
+            lines = store.records.lines(reference.dataset_id, entry.records)
         else:
             lines = (dump_snapshot_entry(new) for _, new in changes[1] if new is not None)
         update_records(connection, dataset, version, seq, lines, where)
@@ -532,14 +484,6 @@ def _compact_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-class EntryReader(Protocol):
-    """The method of a journal that :func:`effective_entries` needs."""
-
-    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """Yield the entries from a byte position on, each with the position of its end."""
-        ...
-
-
 def is_indexed(version: VersionMinted, index_entries: int) -> bool:
     """Return whether a version's files are in the index, by the setting of its mirror.
 
@@ -559,9 +503,7 @@ def is_indexed(version: VersionMinted, index_entries: int) -> bool:
     return not version.within or version.files <= index_entries
 
 
-def effective_entries(
-    journal: EntryReader, position: int = 0
-) -> Iterator[tuple[int, JournalEntry]]:
+def effective_entries(store: Store, position: int = 0) -> Iterator[tuple[int, JournalEntry]]:
     """Yield the journal's entries as modified by later entries, with the positions of their ends.
 
     For each mirror, the last setting after ``position`` applies to all versions from there up to
@@ -569,8 +511,8 @@ def effective_entries(
 
     Parameters
     ----------
-    journal
-        The journal.
+    store
+        The store.
     position
         The byte position at which to start.
 
@@ -581,14 +523,14 @@ def effective_entries(
     """
     last: dict[str, tuple[int, int]] = {}
     withdrawn: set[tuple[str, str]] = set()
-    for end, entry in journal.read_entries(position):
+    for end, entry in store.journal.read(position):
         if isinstance(entry, MirrorSeen) and entry.index_entries is not None:
             last[entry.mirror] = end, entry.index_entries
         elif isinstance(entry, DatasetWithdrawn):
             withdrawn.add((entry.mirror, entry.local_id))
         elif isinstance(entry, DatasetReinstated):
             withdrawn.discard((entry.mirror, entry.local_id))
-    for end, entry in journal.read_entries(position):
+    for end, entry in store.journal.read(position):
         if isinstance(entry, _DATASET_ENTRIES) and (entry.mirror, entry.local_id) in withdrawn:
             bare = _strip_entry(entry)
             if bare is not None:

@@ -106,15 +106,15 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
         return version_side(store, index, inner)
 
     dataset = row.dataset_ref
-    has_records = store.has_records(dataset.dataset_id, row.records)
+    has_records = store.records.has(dataset.dataset_id, row.records)
     return DiffSide(
         row.name,
-        store.repository(dataset).path,
+        store.repositories.of(dataset).path,
         row.commit,
         row.form or "files",
         has_records,
         lambda: stored_record_lines(store, row),
-        lambda commit: store.records_between(dataset.dataset_id, commit, row.commit),
+        lambda commit: store.records.between(dataset.dataset_id, commit, row.commit),
         subdataset,
     )
 

@@ -215,7 +215,7 @@ def write_bundle(
         f"{TAG_PREFIX}{row.label}": row.commit,
         ANNEX_BRANCH: row.annex_commit,
     }
-    repository = store.repository(row.dataset_ref).path
+    repository = store.repositories.of(row.dataset_ref).path
     with into.scratch() as folder:
         scratch = folder.path.absolute()
         draft = scratch / name
@@ -234,7 +234,7 @@ def write_bundle(
 
 def store_contradiction(store: Store | None, pin: Pin) -> str:
     """Return how a store contradicts the pin of a published version; empty if it does not."""
-    repository = None if store is None else store.repository(pin.dataset)
+    repository = None if store is None else store.repositories.of(pin.dataset)
     if repository is None or not repository.exists():
         return ""
     commit = read_refs(repository.path).get(f"{TAG_PREFIX}{pin.resolved.version}")
@@ -260,9 +260,11 @@ def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
         The store or the repository cannot be read.
     """
     dataset = row.dataset_ref
-    if store.has_records(dataset.dataset_id, row.records):
-        return store.record_lines(dataset.dataset_id, row.records)
-    return read_records_from_git(store.repository(dataset), row.commit, row.annex_commit, row.kind)
+    if store.records.has(dataset.dataset_id, row.records):
+        return store.records.lines(dataset.dataset_id, row.records)
+    return read_records_from_git(
+        store.repositories.of(dataset), row.commit, row.annex_commit, row.kind
+    )
 
 
 MANIFEST_ENDING: Final = ".jsonl.zst"

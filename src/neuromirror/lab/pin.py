@@ -547,7 +547,7 @@ class _PinWriter(Struct, eq=False):
         """Write one manifest; return the subdatasets that may have pinned files."""
         subdatasets: list[ListedSubdataset] = []
         dataset = row.dataset_ref
-        repository = self.store.repository(dataset)
+        repository = self.store.repositories.of(dataset)
         self._vaults |= published_vaults(self.store, dataset)
         with ObjectReader(repository.path) as reader:
             description = parse_description(

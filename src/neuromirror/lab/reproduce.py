@@ -694,7 +694,7 @@ class _Reproducer(Struct, frozen=True):
 
     def _stored_ids(self, row: VersionRow) -> VersionIds:
         """Read the ids from git; the index is only a cache of them."""
-        repository = self.store.repository(row.dataset_ref)
+        repository = self.store.repositories.of(row.dataset_ref)
         commit = repository.refs().get(TAG_PREFIX + row.label, row.commit)
         with ObjectReader(repository.path) as reader:
             return VersionIds(commit, reader.read_commit_tree(commit).hex(), row.state)
@@ -714,8 +714,8 @@ class _Reproducer(Struct, frozen=True):
     ) -> MintDifferences:
         own, scratch = self.store, reminter.store
         with (
-            ObjectReader(own.repository(row.dataset_ref).path) as old,
-            ObjectReader(scratch.repository(minted.dataset_ref).path) as new,
+            ObjectReader(own.repositories.of(row.dataset_ref).path) as old,
+            ObjectReader(scratch.repositories.of(minted.dataset_ref).path) as new,
             scratch.scratch() as folder,
         ):
             lines = stored_record_lines(own, row), stored_record_lines(scratch, minted)

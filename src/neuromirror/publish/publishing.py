@@ -133,7 +133,7 @@ def publish(
         The store has no such dataset or mirror.
     """
     require_public_store(store.root, "private data is never published")
-    items = _plan(index, names, {alias for alias, _ in store.aliases()})
+    items = _plan(index, names, {alias for alias, _ in store.repositories.aliases()})
     with ExitStack() as stack:
         if not dry_run:
             stack.enter_context(
@@ -272,7 +272,7 @@ class _Publisher:
         self._where = hashlib.sha256(
             repr((*location, settings.url, settings.repository)).encode()
         ).hexdigest()[:16]
-        self._repositories = dict(store.aliases())
+        self._repositories = dict(store.repositories.aliases())
 
     def publish(self, item: _Item, *, check: bool, dry_run: bool) -> PublishOutcome:
         repository = self._repositories[item.alias]

@@ -187,7 +187,7 @@ def restore_from_backup(store: Store, index_path: Path, folder: Path) -> Restore
 
 def _check_generation(store: Store, one: Generation) -> None:
     if (
-        one.position > store.journal_size()
+        one.position > store.journal.size()
         or _journal_digest(store, one.position) != one.journal
         or read_position(one.folder / "index.sqlite") != one.position
     ):
@@ -195,7 +195,7 @@ def _check_generation(store: Store, one: Generation) -> None:
             f"{one.folder} does not match the journal of {store.root}; run 'neuromirror "
             "rebuild-index' to rebuild the index from the store"
         )
-    for _, entry in store.read_entries(one.position):
+    for _, entry in store.journal.read(one.position):
         if isinstance(entry, MirrorSeen) and entry.index_entries is not None:
             raise ForeignBackupError(
                 f"{one.folder} is older than a change of [zarr] index_entries, which applies to "
@@ -240,7 +240,7 @@ def _read_generation(folder: Path) -> Generation:
 
 def _journal_digest(store: Store, position: int) -> str:
     digest, left = hashlib.sha256(), position
-    with store.journal_path.open("rb") as file:
+    with store.journal.path.open("rb") as file:
         while left and (block := file.read(min(left, _BLOCK))):
             digest.update(block)
             left -= len(block)

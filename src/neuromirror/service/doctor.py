@@ -247,8 +247,8 @@ def _store(root: Path, index: Path | None) -> Iterator[DoctorCheck]:
         if others
         else f"a store at {root}",
     )
-    if not os.access(store.journal_path, os.W_OK, effective_ids=True) and store.journal_size():
-        message = f"{store.journal_path} cannot be written; check its permissions"
+    if not os.access(store.journal.path, os.W_OK, effective_ids=True) and store.journal.size():
+        message = f"{store.journal.path} cannot be written; check its permissions"
         yield DoctorCheck("journal", "error", message)
     yield _index(store, index or store.index_path)
     known = IntegrityState.load(store)
@@ -273,12 +273,12 @@ def _index(store: Store, path: Path) -> DoctorCheck:
         with Index.open_readonly(path) as index:
             position = index.position
     except IndexMissingError as error:
-        if store.journal_size():
+        if store.journal.size():
             return DoctorCheck("index", "error", str(error))
         return DoctorCheck("index", "ok", "does not exist yet; 'neuromirror sync' creates it")
     except (IndexUnusableError, OSError) as error:
         return DoctorCheck("index", "error", str(error))
-    size = store.journal_size()
+    size = store.journal.size()
     if position > size:
         message = f"covers {position:,} bytes of a journal of {size:,}; {rebuild}"
         return DoctorCheck("index", "error", message)

@@ -102,8 +102,8 @@ class Readiness:
             probe.write(b"1")
 
     def _write_journal(self) -> None:
-        if self._store.journal_path.exists():
-            self._store.journal_path.open("ab").close()
+        if self._store.journal.path.exists():
+            self._store.journal.path.open("ab").close()
 
     def _read_index(self) -> None:
         with Index.open_readonly(self._index) as index:

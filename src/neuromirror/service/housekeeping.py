@@ -151,7 +151,7 @@ def _housekeeping(
     """Repack the repositories that come next."""
     until = time.monotonic() + seconds
     state = _RepackState.load(store)
-    aliases = [alias for alias, _ in store.aliases() if alias > state.alias]
+    aliases = [alias for alias, _ in store.repositories.aliases() if alias > state.alias]
     done, changed, freed, failed = 0, 0, 0, []
     for kept in run_housekeeping(store, aliases):
         record_housekeeping(log, kept)

@@ -177,7 +177,7 @@ class StoreChecker:
             position = index.position  # otherwise check_index_pages reports it
         end, met = 0, position == 0
         try:
-            for end, entry in self._store.read_entries(0):
+            for end, entry in self._store.journal.read(0):
                 met |= end == position
                 self._journal_end = end
                 if isinstance(entry, VersionMinted | AnnexBranchMoved):
@@ -375,9 +375,9 @@ class StoreChecker:
             try:
                 for records in (version.commit, *known.later_records(version.commit)):
                     dataset = known.dataset_id, records
-                    check_records(self._store, *dataset, version.state, version.files)
+                    check_records(self._store.records, *dataset, version.state, version.files)
                 for mint_input in known.mint_inputs(version.commit):
-                    read_mint_input(self._store, known.dataset_id, mint_input)
+                    read_mint_input(self._store.records, known.dataset_id, mint_input)
             except StoreDamagedError as error:
                 message = _advise(str(error), known.name)
                 yield CheckResult(name, "records", mark, "error", message)
@@ -403,7 +403,7 @@ class StoreChecker:
 
     def _index_difference(self, index: Index, known: _Dataset, number: int) -> str:
         rows, versions = list(index.versions.of(known.name)), known.versions
-        if len(rows) < len(versions) and index.position < self._store.journal_size():
+        if len(rows) < len(versions) and index.position < self._store.journal.size():
             return ""  # the index has not caught up
         if len(rows) < len(versions) or (
             len(rows) > len(versions) and index.position <= self._journal_end
@@ -417,11 +417,11 @@ class StoreChecker:
         if same != version._replace(title=escape_surrogates(version.title)):
             return f"the index and the journal differ in the version {version.label}"
         newest = [row.commit, *known.later_records(row.commit)][-1]
-        if row.records != newest and index.position >= self._store.journal_size():
+        if row.records != newest and index.position >= self._store.journal.size():
             return f"the index and the journal differ in the records of {row.label}"
         if not row.indexed:
             return ""
-        records = self._store.records(known.dataset_id, row.commit)
+        records = self._store.records.read(known.dataset_id, row.commit)
         files = (record for record in records if record.subdataset is None)
         for placed, file in zip_longest(files, index.files.of(row)):
             if placed is None or file is None:

@@ -63,7 +63,7 @@ class JobRecorder:
         """See :class:`~neuromirror.crawl.Recorder`."""
         send_request(self._channel, Publish(dataset, move, encode_entries(entries)))
         if self._path is None:
-            self._store.repository(dataset).refresh()
+            self._store.repositories.of(dataset).refresh()
 
     def query(self, name: str, arguments: dict[str, Any]) -> msgspec.Raw:
         """See :class:`~neuromirror.index.QuerySender`."""

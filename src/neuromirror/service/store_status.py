@@ -129,11 +129,11 @@ def unwritable_paths(store: Store) -> list[str]:
     """
     if os.geteuid() not in (0, store.root.stat().st_uid):
         return []
-    folder = store.journal_path.parent
+    folder = store.journal.path.parent
     return [
         f"{path} cannot be written, so that no sync can record anything; check its permissions "
         "and the mount options of its file system"
-        for path in (folder, folder / "locks", store.journal_path)
+        for path in (folder, folder / "locks", store.journal.path)
         if path.exists() and not os.access(path, os.W_OK, effective_ids=True)
     ]
 

@@ -24,6 +24,7 @@ from neuromirror.store.repository import (
     PUBLISHED_BRANCH,
     TAG_PREFIX,
     Repository,
+    StoredDocument,
     run_git,
     update_refs,
 )
@@ -33,7 +34,7 @@ from neuromirror.store.safe_paths import (
     refuse_relative_symlinks,
     refuse_symlinks,
 )
-from neuromirror.store.store import Store, StoredDocument, open_store, store_folder
+from neuromirror.store.store import Store, open_store, store_folder
 from neuromirror.store.superdatasets import (
     SuperdatasetMember,
     has_complete_commit,

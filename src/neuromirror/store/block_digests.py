@@ -449,7 +449,7 @@ def digested_keys(
     names = {path.parent.name + path.name for path in folder.paths()}
     versions = {
         entry.commit: entry
-        for _, entry in store.read_entries(0)
+        for _, entry in store.journal.read(0)
         if isinstance(entry, VersionMinted)
         and (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
     }
@@ -499,12 +499,12 @@ def _keys_of_version(
     store: Store, dataset: DatasetRef, version: VersionMinted, names: Collection[str]
 ) -> set[str] | None:
     damage: StoreDamagedError | None = None
-    if store.has_records(dataset.dataset_id, version.commit):
+    if store.records.has(dataset.dataset_id, version.commit):
         try:
-            return _named_keys(store.records(dataset.dataset_id, version.commit), names)
+            return _named_keys(store.records.read(dataset.dataset_id, version.commit), names)
         except StoreDamagedError as error:
             damage = error
-    repository = store.repository(dataset)
+    repository = store.repositories.of(dataset)
     if repository.exists():
         lines = read_records_from_git(
             repository, version.commit, version.annex_commit, version.kind

@@ -93,7 +93,7 @@ def _refuse_other_remote(
 
 def _repository(store: Store, dataset: DatasetRef, *, withdrawn: bool) -> Repository:
     folder = find_withdrawn_folder(store, dataset) if withdrawn else None
-    return store.repository(dataset) if folder is None else Repository(folder / "repository")
+    return store.repositories.of(dataset) if folder is None else Repository(folder / "repository")
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def _scratch(store: Store, repository: Repository, *, withdrawn: bool) -> Iterat
 
 def published_remotes(store: Store, dataset: DatasetRef) -> dict[str, dict[str, str]]:
     """Return the configurations of the vaults that a dataset's repository names, by UUID."""
-    repository = store.repository(dataset)
+    repository = store.repositories.of(dataset)
     commit = repository.refs().get(CUSTODY_BRANCH)
     if commit is None:
         return {}

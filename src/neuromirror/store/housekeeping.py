@@ -126,7 +126,7 @@ def run_housekeeping(
     with ExitStack() as stack:
         # creating it also removes the scratch folder of a killed run
         scratch = None if dry_run else stack.enter_context(store.scratch())
-        for alias, repository in store.aliases():
+        for alias, repository in store.repositories.aliases():
             if repository.path in done or (selected is not None and alias not in selected):
                 continue
             done.add(repository.path)

@@ -12,21 +12,13 @@ from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.locks import file_lock
 
 
-class StoredJournal:
-    """The journal of a store; positions in it are in bytes.
+class Journal:
+    """The journal of a store, the append-only file ``path``; positions in it are in bytes."""
 
-    A base class of :class:`~neuromirror.store.Store`.
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    Attributes
-    ----------
-    journal_path
-        The file, which is append-only.
-    """
-
-    def __init__(self, journal_path: Path) -> None:
-        self.journal_path = journal_path
-
-    def append_entries(self, *entries: JournalEntry) -> None:
+    def append(self, *entries: JournalEntry) -> None:
         """Append entries to the journal and fsync it; readers see complete entries only.
 
         Parameters
@@ -46,17 +38,17 @@ class StoredJournal:
             load_entry(line)
         block = b"".join(lines)
         with (
-            file_lock(self.journal_path.with_suffix(".lock"), "the journal", wait=60),
-            self.journal_path.open("a+b") as file,
+            file_lock(self.path.with_suffix(".lock"), "the journal", wait=60),
+            self.path.open("a+b") as file,
         ):
             is_new = _drop_torn_line(file.fileno()) == 0
             file.write(block)
             file.flush()
             os.fsync(file.fileno())
             if is_new:
-                fsync_path(self.journal_path.parent)
+                fsync_path(self.path.parent)
 
-    def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
+    def drop(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
         """Remove entries from the journal; the caller must rebuild the index.
 
         Parameters
@@ -74,18 +66,18 @@ class StoredJournal:
     def drop_lines(
         self, should_drop: Callable[[bytes], bool], *, dry_run: bool = False
     ) -> list[bytes]:
-        """Remove complete lines from the journal as :meth:`drop_entries` does; return them."""
-        with file_lock(self.journal_path.with_suffix(".lock"), "the journal", wait=60):
+        """Remove complete lines from the journal as :meth:`drop` does; return them."""
+        with file_lock(self.path.with_suffix(".lock"), "the journal", wait=60):
             dropped: list[bytes] = []
             kept: list[bytes] = []
-            for line in self.journal_path.read_bytes().splitlines(keepends=True):
+            for line in self.path.read_bytes().splitlines(keepends=True):
                 is_dropped = line.endswith(b"\n") and should_drop(line)
                 (dropped if is_dropped else kept).append(line)
             if dropped and not dry_run:
-                write_atomically(self.journal_path, b"".join(kept))
+                write_atomically(self.path, b"".join(kept))
         return dropped
 
-    def journal_size(self) -> int:
+    def size(self) -> int:
         """Return the size of the journal in bytes.
 
         Returns
@@ -94,11 +86,11 @@ class StoredJournal:
             Bytes.
         """
         try:
-            return self.journal_path.stat().st_size
+            return self.path.stat().st_size
         except FileNotFoundError:
             return 0
 
-    def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
+    def read(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
         """Yield the journal entries from a byte position on, each with the position of its end.
 
         A last line without a newline is ignored: its writer was killed.
@@ -119,7 +111,7 @@ class StoredJournal:
             An entry is invalid.
         """
         try:
-            file = self.journal_path.open("rb")
+            file = self.path.open("rb")
         except FileNotFoundError:
             return
         with file:
@@ -132,7 +124,7 @@ class StoredJournal:
                     yield position, load_entry(line)
                 except ValueError as error:
                     raise StoreDamagedError(
-                        f"{self.journal_path}: invalid entry in the line that ends at byte "
+                        f"{self.path}: invalid entry in the line that ends at byte "
                         f"{position}: {error}. Run 'neuromirror repair', which moves the line to "
                         "quarantine and reads the versions from git."
                     ) from error

@@ -200,7 +200,7 @@ def remint_dataset(
     known: list[str] = []
     for name in inputs.order(needed):
         try:
-            mint_input = read_mint_input(store, dataset_id, name)
+            mint_input = read_mint_input(store.records, dataset_id, name)
         except StoreDamagedError as error:
             if not are_connected(work.path, [name], known):
                 result.lost.append(f"commit {name}: {error}")
@@ -222,7 +222,7 @@ def mint_again(
     spool = scratch / "records.jsonl"
     try:
         with spool.open("wb") as file:
-            for line in store.record_lines(dataset_id, mint_input.records):
+            for line in store.records.lines(dataset_id, mint_input.records):
                 file.write(line + b"\n")
         snapshot = Snapshot.from_records(mint_input.header, spool, mint_input.within)
         minted = mint(
@@ -247,7 +247,7 @@ class _Inputs:
     def __init__(self, store: Store, dataset_id: str) -> None:
         self._names: dict[str, str] = {}
         self._parents: dict[str, ParentCommits] = {}
-        for one in mint_inputs_of(store, dataset_id):
+        for one in mint_inputs_of(store.records, dataset_id):
             self._parents[one.name] = one.parents
             if one.parents.annex != one.annex_commit:
                 self._names.setdefault(one.annex_commit, one.name)
@@ -280,7 +280,7 @@ def check_manifest(path: Path) -> None:
 def write_manifest(store: Store, dataset_id: str, records: str, state: str) -> None:
     """Write the manifest of a state again, from the records of a version that has it."""
     with store.scratch() as scratch, CanonicalManifestWriter(scratch) as manifest:
-        for placed in store.records(dataset_id, records):
+        for placed in store.records.read(dataset_id, records):
             manifest.add(entry_line(placed))
         if manifest.state() != state:
             raise StoreDamagedError(f"the records {records} do not have the state {state}")

@@ -47,7 +47,7 @@ class StoredMemo(Struct, frozen=True):
     pending: int = 0
 
 
-class MemoFolder:
+class Memos:
     """Reads and writes the memos of all datasets of a store.
 
     To write a memo, the caller must hold the dataset's lock.

@@ -21,7 +21,7 @@ from neuromirror.mint import MintResult, ParentCommits
 from neuromirror.model import Document, SnapshotHeader, convert, dump_json
 from neuromirror.store.durable_files import make_folder, write_atomically
 from neuromirror.store.errors import StoreDamagedError
-from neuromirror.store.records import StoredRecords
+from neuromirror.store.records import Records
 
 
 class MintInput(Struct, frozen=True):
@@ -75,7 +75,7 @@ class _StoredInput(Struct, frozen=True):
 
 
 def write_mint_input(
-    store: StoredRecords, dataset_id: str, mint_input: MintInput, previous: str | None
+    records: Records, dataset_id: str, mint_input: MintInput, previous: str | None
 ) -> None:
     """Store what a version was minted from.
 
@@ -84,7 +84,7 @@ def write_mint_input(
     known: dict[str, _StoredDocument] = {}
     if previous is not None:
         with suppress(StoreDamagedError):
-            stored, _ = _read(store.mint_input_path(dataset_id, previous))
+            stored, _ = _read(records.mint_input_path(dataset_id, previous))
             known = {one.sha256: one for one in stored.documents}
     contents: list[bytes] = []
     documents: list[_StoredDocument] = []
@@ -93,7 +93,7 @@ def write_mint_input(
         earlier = known.get(digest)
         if earlier is None or not (
             earlier.name == mint_input.name
-            or store.mint_input_path(dataset_id, earlier.name).exists()
+            or records.mint_input_path(dataset_id, earlier.name).exists()
         ):
             known[digest] = _StoredDocument(digest, len(document.content), mint_input.name)
             contents.append(document.content)
@@ -102,14 +102,14 @@ def write_mint_input(
     head = replace(mint_input, header=replace(mint_input.header, documents=bare))
     line = dump_json(_StoredInput(head, documents))
     compressor = zstandard.ZstdCompressor(write_checksum=True)
-    path = store.mint_input_path(dataset_id, mint_input.name)
+    path = records.mint_input_path(dataset_id, mint_input.name)
     make_folder(path.parent)
     write_atomically(path, compressor.compress(b"\n".join((line, b"".join(contents)))))
 
 
-def read_mint_input(store: StoredRecords, dataset_id: str, name: str) -> MintInput:
+def read_mint_input(records: Records, dataset_id: str, name: str) -> MintInput:
     """Return what a version was minted from; raise StoreDamagedError if a file is damaged."""
-    path = store.mint_input_path(dataset_id, name)
+    path = records.mint_input_path(dataset_id, name)
     stored, own = _read(path)
     if stored.input.name != name:
         raise StoreDamagedError(f"{path} belongs to {stored.input.name}")
@@ -117,7 +117,7 @@ def read_mint_input(store: StoredRecords, dataset_id: str, name: str) -> MintInp
     documents: list[Document] = []
     for bare, one in zip(stored.input.header.documents, stored.documents, strict=True):
         if one.name not in contents:
-            contents[one.name] = _read(store.mint_input_path(dataset_id, one.name))[1]
+            contents[one.name] = _read(records.mint_input_path(dataset_id, one.name))[1]
         content = contents[one.name].get(one.sha256)
         if content is None:
             raise StoreDamagedError(f"{path.with_name(f'{one.name}.mint.zst')} lacks a document")
@@ -126,9 +126,9 @@ def read_mint_input(store: StoredRecords, dataset_id: str, name: str) -> MintInp
     return replace(stored.input, header=header)
 
 
-def mint_inputs_of(store: StoredRecords, dataset_id: str) -> Iterator[MintInput]:
+def mint_inputs_of(records: Records, dataset_id: str) -> Iterator[MintInput]:
     """Yield all readable inputs of a dataset, without the contents of their documents."""
-    for path in sorted(store.mint_input_path(dataset_id, "").parent.glob("*.mint.zst")):
+    for path in sorted(records.mint_input_path(dataset_id, "").parent.glob("*.mint.zst")):
         with suppress(StoreDamagedError):
             yield _read(path)[0].input
 

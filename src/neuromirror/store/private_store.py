@@ -184,7 +184,7 @@ class DivergedHistoriesError(NeuromirrorError):
 def dataset_entries(store: Store, dataset: DatasetRef) -> list[JournalEntry]:
     """Return the journal entries of a dataset, oldest first."""
     belongs = _DatasetFilter(dataset)
-    return [entry for _, entry in store.read_entries(0) if belongs(entry)]
+    return [entry for _, entry in store.journal.read(0) if belongs(entry)]
 
 
 def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[JournalEntry]:
@@ -202,7 +202,10 @@ def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[Jour
     DivergedHistoriesError
         ``target`` has another history of the dataset; nothing was written.
     """
-    source_repository, target_repository = source.repository(dataset), target.repository(dataset)
+    source_repository, target_repository = (
+        source.repositories.of(dataset),
+        target.repositories.of(dataset),
+    )
     if source_repository.exists():
         source_repository.remove_stale_files()
         _check_fast_forward(dataset, source_repository, target_repository)
@@ -224,7 +227,7 @@ def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[Jour
     if target_repository.exists():
         target_repository.remove_stale_files()
         target_repository.update_server_info()
-        target.alias(dataset)
+        target.repositories.alias(dataset)
     known = {dump_entry(entry) for entry in dataset_entries(target, dataset)}
     return [entry for entry in entries if dump_entry(entry) not in known]
 
@@ -239,7 +242,10 @@ def check_copy_complete(source: Store, target: Store, dataset: DatasetRef) -> No
     StoreDamagedError
         ``git fsck`` rejects the copied repository.
     """
-    source_repository, target_repository = source.repository(dataset), target.repository(dataset)
+    source_repository, target_repository = (
+        source.repositories.of(dataset),
+        target.repositories.of(dataset),
+    )
     missing = [
         path.name
         for path in _dataset_folders(source.root, dataset)[0].glob("*.zst")
@@ -274,11 +280,11 @@ def remove_from_journal(store: Store, dataset: DatasetRef) -> None:
     alias.unlink(missing_ok=True)
     fsync_path(alias.parent)
     belongs = _DatasetFilter(dataset)
-    others = [entry for _, entry in store.read_entries(0) if not belongs(entry)]
+    others = [entry for _, entry in store.journal.read(0) if not belongs(entry)]
     for state in _states(dataset_entries(store, dataset)) - _states(others):
         store.manifest_path(state).unlink(missing_ok=True)
-    if store.journal_size():
-        store.drop_entries(_DatasetFilter(dataset))
+    if store.journal.size():
+        store.journal.drop(_DatasetFilter(dataset))
 
 
 def remove_files(store: Store, dataset: DatasetRef) -> None:
@@ -286,7 +292,7 @@ def remove_files(store: Store, dataset: DatasetRef) -> None:
 
     The caller holds the dataset's lock.
     """
-    repository = store.repository(dataset).path
+    repository = store.repositories.of(dataset).path
     workspaces = store.root / "neuromirror" / "workspaces" / dataset.dataset_id
     for folder in (*_dataset_folders(store.root, dataset), workspaces, repository):
         if folder.exists():

@@ -110,11 +110,10 @@ def next_records(name: str) -> str:
     return f"{commit}.{int(number or 0) + 1}"
 
 
-class StoredRecords:
+class Records:
     """The records of all versions of all datasets of a store, in files below one folder.
 
-    A version is stored whole, or as the changes to another version. A base class of
-    :class:`~neuromirror.store.Store`.
+    A version is stored whole, or as the changes to another version.
     """
 
     def __init__(self, folder: Path, scratch: Callable[[], AbstractContextManager[Path]]) -> None:
@@ -128,12 +127,12 @@ class StoredRecords:
         """Return the path of what a version was minted from (store.mint_inputs)."""
         return self._path(dataset_id, name, "mint")
 
-    def record_files(self, dataset_id: str, name: str) -> list[Path]:
+    def files(self, dataset_id: str, name: str) -> list[Path]:
         """Return the files of a version's records: whole, or as changes."""
         paths = (self._path(dataset_id, name, ending) for ending in ("jsonl", "delta"))
         return [path for path in paths if path.exists()]
 
-    def has_records(self, dataset_id: str, commit: str) -> bool:
+    def has(self, dataset_id: str, commit: str) -> bool:
         """Return whether the store has a version's records.
 
         Parameters
@@ -148,9 +147,9 @@ class StoredRecords:
         bool
             Whether the records are stored, whole or as changes.
         """
-        return bool(self.record_files(dataset_id, commit))
+        return bool(self.files(dataset_id, commit))
 
-    def newest_records(self, dataset_id: str, commit: str) -> str:
+    def newest(self, dataset_id: str, commit: str) -> str:
         """Return the name of a version's last records, which the other methods accept as a commit.
 
         Parameters
@@ -166,11 +165,11 @@ class StoredRecords:
             ``<commit>``, or ``<commit>.<number>`` if upstream stated other URLs or claims later.
         """
         name = commit
-        while self.has_records(dataset_id, following := next_records(name)):
+        while self.has(dataset_id, following := next_records(name)):
             name = following
         return name
 
-    def write_records(self, dataset_id: str, commit: str, lines: Iterable[bytes]) -> None:
+    def write(self, dataset_id: str, commit: str, lines: Iterable[bytes]) -> None:
         """Store a version's records.
 
         Parameters
@@ -184,7 +183,7 @@ class StoredRecords:
         """
         self._write(dataset_id, commit, "jsonl", lines)
 
-    def record_lookup(self, dataset_id: str, commit: str) -> RecordLookup:
+    def lookup(self, dataset_id: str, commit: str) -> RecordLookup:
         """Open a version's records for lookups of single paths.
 
         Parameters
@@ -208,7 +207,7 @@ class StoredRecords:
         paths = [self._path(dataset_id, delta, "delta") for delta in deltas]
         return RecordLookup([*paths, self._path(dataset_id, whole, "jsonl")])
 
-    def write_record_changes(
+    def write_changes(
         self, dataset_id: str, commit: str, base: str, pairs: Iterable[LinePair]
     ) -> bool:
         """Store a version's records as changes since another version.
@@ -230,7 +229,7 @@ class StoredRecords:
             False if nothing was stored, because the chain of deltas would be too long: the
             version must be stored whole.
         """
-        if self.has_records(dataset_id, commit):
+        if self.has(dataset_id, commit):
             return True
         depth = self._depth(dataset_id, base) + 1
         if depth > MAX_DELTA_DEPTH:
@@ -245,7 +244,7 @@ class StoredRecords:
             return 0
         return _read_header(_read(path), path).depth
 
-    def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
+    def changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
         """Return the base of a version and the changes since; None if it is stored whole.
 
         Parameters
@@ -276,7 +275,7 @@ class StoredRecords:
         record_lines = _read(path)
         return _read_header(record_lines, path).base, load_pairs(record_lines)
 
-    def records_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
+    def between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
         """Return the pairs of lines in which two versions differ, without reading either whole.
 
         Parameters
@@ -322,7 +321,7 @@ class StoredRecords:
                     f"the records {path} have a chain of more than {MAX_DELTA_DEPTH} deltas, or a "
                     "cycle; run 'neuromirror repair'"
                 )
-        return found if self.has_records(dataset_id, found[-1]) else []
+        return found if self.has(dataset_id, found[-1]) else []
 
     def _read_pairs(self, dataset_id: str, commit: str) -> Iterator[LinePair]:
         changes = self._read_changes(dataset_id, commit)
@@ -340,7 +339,7 @@ class StoredRecords:
                 "run 'neuromirror repair'"
             ) from error
 
-    def records(self, dataset_id: str, commit: str) -> Iterator[SnapshotEntry]:
+    def read(self, dataset_id: str, commit: str) -> Iterator[SnapshotEntry]:
         """Yield a version's files, sorted by git path.
 
         Parameters
@@ -361,14 +360,14 @@ class StoredRecords:
             The records are missing or damaged.
         """
         try:
-            yield from load_snapshot_entries(self.record_lines(dataset_id, commit))
+            yield from load_snapshot_entries(self.lines(dataset_id, commit))
         except ValueError as error:
             raise StoreDamagedError(
                 f"the records of commit {commit} have an invalid line ({error}); run "
                 "'neuromirror repair'"
             ) from error
 
-    def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
+    def lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         """Return a version's record lines, sorted by git path.
 
         Parameters
@@ -395,7 +394,7 @@ class StoredRecords:
         base, pairs = changes
         self._base_chain(dataset_id, commit)
         try:
-            yield from patch_lines(self.record_lines(dataset_id, base), pairs)
+            yield from patch_lines(self.lines(dataset_id, base), pairs)
         except ValueError as error:
             raise StoreDamagedError(
                 f"the records of commit {commit} do not match those of {base} ({error}); run "
@@ -408,7 +407,7 @@ class StoredRecords:
         make_folder(target.parent)
         # in any case: this removes the scratch folder of a killed process
         with self._new_scratch() as scratch:
-            if self.has_records(dataset_id, commit):
+            if self.has(dataset_id, commit):
                 return
             draft = scratch / target.name
             with draft.open("wb") as file:
@@ -418,10 +417,10 @@ class StoredRecords:
         fsync_path(target.parent)
 
 
-def check_records(store: StoredRecords, dataset_id: str, name: str, state: str, files: int) -> None:
+def check_records(records: Records, dataset_id: str, name: str, state: str, files: int) -> None:
     """Raise StoreDamagedError unless records can be read, and have a state and number of files."""
     digest, count = StateDigest(), 0
-    for placed in store.records(dataset_id, name):
+    for placed in records.read(dataset_id, name):
         digest.add(entry_line(placed))
         count += placed.subdataset is None
     if digest.value() != state or count != files:

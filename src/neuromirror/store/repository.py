@@ -1,4 +1,4 @@
-"""A bare repository of the store."""
+"""The bare repositories of a store, and the documents of the archive in them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from neuromirror import git
 from neuromirror.git import (
@@ -21,6 +24,14 @@ from neuromirror.git import (
     read_refs,
 )
 from neuromirror.git.runner import PACKED_REFS, info_refs_content, read_loose_ref, read_packed_refs
+from neuromirror.model import (
+    CLEANED,
+    DESCRIPTION_PATH,
+    DatasetRef,
+    InvalidDocumentError,
+    describing_documents,
+    parse_description,
+)
 from neuromirror.store.durable_files import (
     CONFIG,
     FILE_MODE,
@@ -31,6 +42,7 @@ from neuromirror.store.durable_files import (
     fsync_tree,
     make_folder,
     protect,
+    protection_digest,
     write_atomically,
 )
 from neuromirror.store.errors import RefsMovedError, StoreBusyError, StoreDamagedError
@@ -406,3 +418,166 @@ def run_git(repository: Path, *arguments: str, stdin: str = "") -> str:
         return git.run_git(repository, *arguments, stdin=stdin, umask=UMASK)
     except GitError as error:
         raise StoreDamagedError(str(error)) from error
+
+
+class StoredDocument(Struct, frozen=True):
+    """A document of the archive in git.
+
+    Attributes
+    ----------
+    path, size
+        Its path, and its size in git.
+    cleaned
+        Whether upstream's document differs; see :data:`~neuromirror.model.CLEANED`.
+    """
+
+    path: str
+    size: int
+    cleaned: bool
+
+
+@lru_cache(500)
+def _read_documents(repository: Path, commit: str) -> tuple[StoredDocument, ...]:
+    with ObjectReader(repository) as reader:
+        content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
+    described = parse_description(content, DESCRIPTION_PATH)
+    names, cleaned = described["documents"], described.get("attributes", {}).get(CLEANED, ())
+    listing = ("ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", *names)
+    listed = git.run_git(repository, "--literal-pathspecs", *listing) if names else ""
+    entries = (line.partition("\t") for line in listed.split("\0")[:-1])
+    return tuple(
+        StoredDocument(path, int(about.split()[3]), path in cleaned) for about, _, path in entries
+    )
+
+
+class Repositories:
+    """The repositories of a store's datasets, and the links to them by alias."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def of(self, dataset: DatasetRef) -> Repository:
+        """Return the dataset's repository, which may not exist yet.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        Repository
+            The repository.
+        """
+        return Repository(self.path(dataset.dataset_id))
+
+    def path(self, dataset_id: str) -> Path:
+        """Return the path of the repository of a dataset."""
+        return self._root / dataset_id[:3] / dataset_id[3:]
+
+    def alias(self, dataset: DatasetRef, name: str | None = None) -> None:
+        """Create or update the alias of a dataset that has refs.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+        name
+            Another alias than the dataset's own.
+        """
+        self.link_alias(name or dataset.alias, dataset.dataset_id)
+
+    def link_alias(self, alias: str, dataset_id: str) -> None:
+        """Let an alias point to the repository of a dataset."""
+        link = self._root / "alias" / alias
+        target = f"../{dataset_id[:3]}/{dataset_id[3:]}"
+        draft = link.with_name(f".{link.name}.new")
+        draft.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if os.readlink(link) == target:
+                return
+        draft.symlink_to(target)
+        os.replace(draft, link)
+        fsync_path(link.parent)
+
+    def aliases(self) -> Iterator[tuple[str, Repository]]:
+        """Yield all aliases, sorted, with their repositories.
+
+        Yields
+        ------
+        tuple[str, Repository]
+            The alias and its repository.
+        """
+        for link in sorted((self._root / "alias").iterdir()):
+            if not link.name.startswith("."):
+                yield link.name, Repository(link.resolve())
+
+    def protect(self) -> int:
+        """Protect all repositories against other writers; return how many had to be changed.
+
+        A repository is checked once per version of the protection; see
+        :mod:`neuromirror.store.durable_files`.
+
+        Returns
+        -------
+        int
+            The number of changed repositories.
+        """
+        marker, form = self._root / "neuromirror" / "protected", f"{protection_digest()}\n"
+        with suppress(FileNotFoundError):
+            if marker.read_text() == form:
+                return 0
+        count = sum(protect(one.path) for _, one in self.aliases() if one.exists())
+        write_atomically(marker, form.encode())
+        return count
+
+    def documents(self, dataset: DatasetRef, commit: str) -> tuple[StoredDocument, ...]:
+        """Return the archive's documents in a commit; none if the store does not have the commit.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        tuple of StoredDocument
+            In git's order.
+        """
+        repository = self.of(dataset)
+        try:
+            return _read_documents(repository.path, commit) if repository.exists() else ()
+        except (ObjectMissingError, InvalidDocumentError, GitError):
+            return ()
+
+    def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
+        """Return the archive's documents about a version from its commit.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        dict[str, bytes]
+            Contents by path; empty if the store does not have the commit.
+        """
+        repository = self.path(dataset_id)
+        if not Repository(repository).exists():
+            return {}
+        found: dict[str, bytes] = {}
+        with ObjectReader(repository) as reader:
+            try:
+                content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
+                listed = parse_description(content, DESCRIPTION_PATH)["documents"]
+            except (ObjectMissingError, InvalidDocumentError, GitError):
+                return {}
+            for path in describing_documents(listed):
+                with suppress(ObjectMissingError):
+                    found[path] = reader.read(f"{commit}:{path}")
+        return found

@@ -21,38 +21,20 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
 import msgspec
-from msgspec import Struct
 
-from neuromirror.git import GitError, ObjectMissingError, ObjectReader, run_git
-from neuromirror.model import (
-    CLEANED,
-    DESCRIPTION_PATH,
-    DatasetRef,
-    InvalidDocumentError,
-    TaskFailed,
-    describing_documents,
-    dump_json,
-    parse_description,
-    parse_json,
-)
+from neuromirror.model import TaskFailed, dump_json, parse_json
 from neuromirror.model.validation import analysed_type
-from neuromirror.store.durable_files import (
-    fsync_path,
-    make_folder,
-    protect,
-    protection_digest,
-    write_atomically,
-)
+from neuromirror.store.durable_files import fsync_path, make_folder, write_atomically
 from neuromirror.store.errors import NotAStoreError, StoreBusyError
-from neuromirror.store.journal_file import StoredJournal
+from neuromirror.store.journal_file import Journal
 from neuromirror.store.locks import file_lock, is_locked
-from neuromirror.store.records import StoredRecords, manifest_file
-from neuromirror.store.repository import Repository
+from neuromirror.store.memos import Memos
+from neuromirror.store.records import Records, manifest_file
+from neuromirror.store.repository import Repositories
 
 _FORMAT = 3
 """The format of the store; a store of another format is rejected."""
@@ -62,20 +44,33 @@ _REWRITE = f"write it again with: echo '{{{{\"format\":{_FORMAT}}}}}' > {{marker
 _CREATED_FIRST = ("alias", "error_logs", "ria-layout-version")
 
 
-class Store(StoredJournal, StoredRecords):
-    """A store on a local disk: repositories, journal, records, manifests, memos and locks.
+class Store:
+    """A store on a local disk.
 
     Parameters
     ----------
     root
         The folder of the store, which is not checked; use :meth:`open`.
+
+    Attributes
+    ----------
+    repositories
+        The repositories of the datasets, and their aliases.
+    journal
+        What was minted, visited, held, and so on, in order.
+    records
+        The files of each version.
+    memos
+        What sources keep between visits.
     """
 
     def __init__(self, root: Path) -> None:
-        StoredJournal.__init__(self, root / "neuromirror" / "journal.jsonl")
-        StoredRecords.__init__(self, root / "neuromirror" / "records", self.scratch)
         self.root = root
         self._own_folder = root / "neuromirror"
+        self.repositories = Repositories(root)
+        self.journal = Journal(self._own_folder / "journal.jsonl")
+        self.records = Records(self._own_folder / "records", self.scratch)
+        self.memos = Memos(root)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
@@ -105,7 +100,7 @@ class Store(StoredJournal, StoredRecords):
             return store
         if root.exists() and not root.is_dir():
             raise NotAStoreError(f"{root} is a file, not a store; choose a folder with --store")
-        if store.journal_path.exists():
+        if store.journal.path.exists():
             raise NotAStoreError(f"{marker} is missing; {_REWRITE.format(marker=marker)}")
         if root.exists() and not store._is_empty_or_partial():
             raise NotAStoreError(
@@ -307,136 +302,6 @@ class Store(StoredJournal, StoredRecords):
         """Whether another process holds a lock of the store; needs no permission to write."""
         return is_locked(self._own_folder / "locks" / f"{name}.lock")
 
-    # --- repositories
-
-    def repository(self, dataset: DatasetRef) -> Repository:
-        """Return the dataset's repository, which may not exist yet.
-
-        Parameters
-        ----------
-        dataset
-            The dataset.
-
-        Returns
-        -------
-        Repository
-            The repository.
-        """
-        return Repository(self.repository_path(dataset.dataset_id))
-
-    def repository_path(self, dataset_id: str) -> Path:
-        """Return the path of the repository of a dataset."""
-        return self.root / dataset_id[:3] / dataset_id[3:]
-
-    def alias(self, dataset: DatasetRef, name: str | None = None) -> None:
-        """Create or update the alias of a dataset that has refs.
-
-        Parameters
-        ----------
-        dataset
-            The dataset.
-        name
-            Another alias than the dataset's own.
-        """
-        self.link_alias(name or dataset.alias, dataset.dataset_id)
-
-    def link_alias(self, alias: str, dataset_id: str) -> None:
-        """Let an alias point to the repository of a dataset."""
-        link = self.root / "alias" / alias
-        target = f"../{dataset_id[:3]}/{dataset_id[3:]}"
-        draft = link.with_name(f".{link.name}.new")
-        draft.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            if os.readlink(link) == target:
-                return
-        draft.symlink_to(target)
-        os.replace(draft, link)
-        fsync_path(link.parent)
-
-    def aliases(self) -> Iterator[tuple[str, Repository]]:
-        """Yield all aliases, sorted, with their repositories.
-
-        Yields
-        ------
-        tuple[str, Repository]
-            The alias and its repository.
-        """
-        for link in sorted((self.root / "alias").iterdir()):
-            if not link.name.startswith("."):
-                yield link.name, Repository(link.resolve())
-
-    def protect_repositories(self) -> int:
-        """Protect all repositories against other writers; return how many had to be changed.
-
-        A repository is checked once per version of the protection; see
-        :mod:`neuromirror.store.durable_files`.
-
-        Returns
-        -------
-        int
-            The number of changed repositories.
-        """
-        marker, form = self._own_folder / "protected", f"{protection_digest()}\n"
-        with suppress(FileNotFoundError):
-            if marker.read_text() == form:
-                return 0
-        count = sum(protect(one.path) for _, one in self.aliases() if one.exists())
-        write_atomically(marker, form.encode())
-        return count
-
-    # --- documents and manifests
-
-    def documents(self, dataset: DatasetRef, commit: str) -> tuple[StoredDocument, ...]:
-        """Return the archive's documents in a commit; none if the store does not have the commit.
-
-        Parameters
-        ----------
-        dataset
-            The dataset.
-        commit
-            The commit id in hex.
-
-        Returns
-        -------
-        tuple of StoredDocument
-            In git's order.
-        """
-        repository = self.repository(dataset)
-        try:
-            return _read_documents(repository.path, commit) if repository.exists() else ()
-        except (ObjectMissingError, InvalidDocumentError, GitError):
-            return ()
-
-    def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
-        """Return the archive's documents about a version from its commit.
-
-        Parameters
-        ----------
-        dataset_id
-            The UUID of the dataset.
-        commit
-            The commit id in hex.
-
-        Returns
-        -------
-        dict[str, bytes]
-            Contents by path; empty if the store does not have the commit.
-        """
-        repository = self.repository_path(dataset_id)
-        if not Repository(repository).exists():
-            return {}
-        found: dict[str, bytes] = {}
-        with ObjectReader(repository) as reader:
-            try:
-                content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
-                listed = parse_description(content, DESCRIPTION_PATH)["documents"]
-            except (ObjectMissingError, InvalidDocumentError, GitError):
-                return {}
-            for path in describing_documents(listed):
-                with suppress(ObjectMissingError):
-                    found[path] = reader.read(f"{commit}:{path}")
-        return found
-
     def manifest_path(self, state: str) -> Path:
         """Return the path of the canonical manifest of a state.
 
@@ -527,7 +392,7 @@ def remove_if_unused(store: Store) -> None:
     is_unused = (
         {path.name for path in root.iterdir()} <= _TOP_NAMES
         and not any(path.is_dir() and any(path.iterdir()) for path in empty_folders)
-        and all(isinstance(entry, TaskFailed) for _, entry in store.read_entries(0))
+        and all(isinstance(entry, TaskFailed) for _, entry in store.journal.read(0))
     )
     if is_unused:
         shutil.rmtree(root)
@@ -541,36 +406,6 @@ def preview_folder(store: Store) -> Path:
 def delete_previews(store: Store) -> None:
     """Delete the previews of all datasets, so that none of a withdrawn dataset is left."""
     shutil.rmtree(preview_folder(store), ignore_errors=True)
-
-
-class StoredDocument(Struct, frozen=True):
-    """A document of the archive in git.
-
-    Attributes
-    ----------
-    path, size
-        Its path, and its size in git.
-    cleaned
-        Whether upstream's document differs; see :data:`~neuromirror.model.CLEANED`.
-    """
-
-    path: str
-    size: int
-    cleaned: bool
-
-
-@lru_cache(500)
-def _read_documents(repository: Path, commit: str) -> tuple[StoredDocument, ...]:
-    with ObjectReader(repository) as reader:
-        content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
-    described = parse_description(content, DESCRIPTION_PATH)
-    names, cleaned = described["documents"], described.get("attributes", {}).get(CLEANED, ())
-    listing = ("ls-tree", "-r", "-l", "-z", "--full-tree", commit, "--", *names)
-    listed = run_git(repository, "--literal-pathspecs", *listing) if names else ""
-    entries = (line.partition("\t") for line in listed.split("\0")[:-1])
-    return tuple(
-        StoredDocument(path, int(about.split()[3]), path in cleaned) for about, _, path in entries
-    )
 
 
 class TaskState(msgspec.Struct, forbid_unknown_fields=True):

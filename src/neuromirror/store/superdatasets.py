@@ -207,7 +207,7 @@ def superdataset_commit(
         The repository lacks a commit that the superdataset has had.
     """
     with store.lock(top.dataset_id, f"the superdataset {alias}", wait=60):
-        repository, log = store.repository(top), SuperdatasetLog(store, alias)
+        repository, log = store.repositories.of(top), SuperdatasetLog(store, alias)
         if log.commits:
             check_packs(repository, alias)
         repository.create()
@@ -220,7 +220,7 @@ def superdataset_commit(
         if commit is not None:
             log.append(commit)
         repository.update_server_info()
-        store.alias(top, alias)
+        store.repositories.alias(top, alias)
 
 
 def catch_up_log(
@@ -319,7 +319,7 @@ def _write_commit(
     complete: bool,
 ) -> tuple[str | None, SuperdatasetCommit | None]:
     """Return the last commit of the log, and the new one if there is one."""
-    repository = store.repository(top)
+    repository = store.repositories.of(top)
     last = log.commits[-1] if log.commits else None
     tip = None if last is None else last.commit
     # only a first commit may be incomplete, so its replacement has no parent

@@ -51,7 +51,7 @@ def withdrawn_folder(store: Store) -> Path:
 def find_withdrawn_datasets(store: Store) -> dict[DatasetRef, DatasetWithdrawn]:
     """Return the datasets that are withdrawn according to the journal, with their entries."""
     found: dict[DatasetRef, DatasetWithdrawn] = {}
-    for _, entry in store.read_entries(0):
+    for _, entry in store.journal.read(0):
         if isinstance(entry, DatasetWithdrawn):
             found[_dataset_ref(entry)] = entry
         elif isinstance(entry, DatasetReinstated):
@@ -80,7 +80,7 @@ def find_other_owner(store: Store, dataset: DatasetRef) -> str:
     """
     named: set[DatasetRef] = set()
     minted: set[DatasetRef] = set()
-    for _, entry in store.read_entries(0):
+    for _, entry in store.journal.read(0):
         match entry:
             case VersionMinted():
                 minted.add(_dataset_ref(entry))
@@ -156,12 +156,12 @@ def reinstate_dataset(store: Store, dataset: DatasetRef) -> None:
 
 def finish_reinstatement(store: Store, dataset: DatasetRef) -> None:
     """Create the alias of a reinstated dataset, and remove its tombstone and empty folder."""
-    repository = store.repository(dataset)
+    repository = store.repositories.of(dataset)
     is_owner = not find_other_owner(store, dataset)
     if repository.exists():
         repository.update_server_info()
         if is_owner and repository.refs():
-            store.alias(dataset)
+            store.repositories.alias(dataset)
     _tombstone_path(store, dataset).unlink(missing_ok=True)
     folder = find_withdrawn_folder(store, dataset)
     if folder is None and is_owner:
@@ -187,7 +187,7 @@ def _digests_pairs(
 def _path_pairs(store: Store, dataset: DatasetRef, folder: Path) -> Iterator[tuple[Path, Path]]:
     """Yield the other paths of a dataset in the order of withdrawal: in the store, and outside."""
     name = dataset.dataset_id
-    yield store.repository(dataset).path, folder / "repository"
+    yield store.repositories.of(dataset).path, folder / "repository"
     for kind in _DATASET_FOLDERS:
         yield store.root / "neuromirror" / kind / name[:3] / name[3:], folder / kind
     yield store.root / "neuromirror" / "workspaces" / name, folder / "workspaces"
@@ -201,7 +201,7 @@ def _exclusive_states(store: Store, dataset: DatasetRef) -> set[str]:
     own: set[str] = set()
     others: set[str] = set()
     down = {(one.mirror, one.local_id) for one in find_withdrawn_datasets(store)}
-    for _, entry in store.read_entries(0):
+    for _, entry in store.journal.read(0):
         if isinstance(entry, VersionMinted):
             if (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id):
                 own.add(entry.state)

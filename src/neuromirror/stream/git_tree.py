@@ -501,11 +501,11 @@ class GitTree:
     def _open_records(self, repository: Path, commit: str) -> ManifestFiles | None:
         """Return the records of the version, if the store has them."""
         dataset_id = repository.parent.name + repository.name
-        if self._store is None or not self._store.has_records(dataset_id, commit):
+        if self._store is None or not self._store.records.has(dataset_id, commit):
             return None
         try:
-            newest = self._store.newest_records(dataset_id, commit)
-            return ManifestFiles(self._store.record_lookup(dataset_id, newest))
+            newest = self._store.records.newest(dataset_id, commit)
+            return ManifestFiles(self._store.records.lookup(dataset_id, newest))
         except StoreDamagedError:
             if self._is_manifest:
                 raise

@@ -373,7 +373,7 @@ def tree_of_version(store: Store, row: VersionRow) -> GitTree:
     GitTree
         The files; close it after use.
     """
-    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    repository = store.repositories.of(DatasetRef(row.mirror, row.local_id, row.source_uri))
     host = row.source_uri.partition("://")[2].partition("/")[0]
     return GitTree(repository.path, row.commit, row.annex_commit, row.name, host, store)
 

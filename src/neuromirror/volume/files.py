@@ -569,7 +569,7 @@ def open_version_files(
     VersionFiles
         The files; close them after use.
     """
-    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    repository = store.repositories.of(DatasetRef(row.mirror, row.local_id, row.source_uri))
     host = row.source_uri.partition("://")[2].partition("/")[0]
     return VersionFiles(
         *(repository.path, row.commit, row.annex_commit, row.name, host, store),

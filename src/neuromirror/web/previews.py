@@ -175,7 +175,9 @@ class PreviewService:
         return self._folder / name[:2] / f"{name[2:]}.json"
 
     async def _make(self, row: VersionRow, file: PreviewSource, path: Path) -> Preview:
-        repository = self._store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+        repository = self._store.repositories.of(
+            DatasetRef(row.mirror, row.local_id, row.source_uri)
+        )
         task = PreviewTask(
             repository=str(repository.path),
             commit=row.commit,

@@ -50,7 +50,7 @@ _UNSAFE: Final = re.compile(rb"(?:\A|/)(?:\.\.?)?(?:/|\Z)")
 
 def state_of_version(store: Store, row: VersionRow) -> CitedState:
     """Return the state of a version in a store, from the index."""
-    repository = store.repository(row.dataset_ref)
+    repository = store.repositories.of(row.dataset_ref)
     time = None if row.upstream_time is None else datetime.fromisoformat(row.upstream_time)
     annex = repository.ref(ANNEX_BRANCH)
     return CitedState(
@@ -115,7 +115,7 @@ def _repository_with(
 ) -> tuple[Path, str | None]:
     """Return a repository with the pinned commit, and the commit of its git-annex branch."""
     if store is not None:
-        git_dir = store.repository(pin.dataset).path
+        git_dir = store.repositories.of(pin.dataset).path
         if git_dir.is_dir() and _has(git_dir, pin.commit):
             return git_dir, None
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neuromirror-")))

@@ -104,7 +104,7 @@ def version(call: Call, index: Index, row: VersionRow) -> responses.VersionRespo
         row,
         attributes=index.versions.attributes(row),
         left_out=index.versions.exceptions(row),
-        documents=call.request.site.store.documents(row.dataset_ref, row.commit),
+        documents=call.request.site.store.repositories.documents(row.dataset_ref, row.commit),
         subdatasets=list(index.versions.subdatasets(row)),
         clone=f"ria+{call.request.site_url}/#~{alias_of(row.dataset_name)}@{row.label}",
         checksums=call.request.site_url + page.replace("/dataset/", "/checksums/", 1),

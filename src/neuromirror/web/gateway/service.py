@@ -540,7 +540,7 @@ class GatewayService:
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
 
         def find() -> bool:
-            return CUSTODY_BRANCH in read_refs(self._store.repository(dataset).path)
+            return CUSTODY_BRANCH in read_refs(self._store.repositories.of(dataset).path)
 
         return await self._look(find)
 

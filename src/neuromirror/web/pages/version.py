@@ -58,7 +58,10 @@ async def version(request: CatalogueRequest) -> Response:
     citation, documents = None, None
     if not under and not terms:
         citation, documents = await request.site.reader.run_in_thread(
-            lambda: (read_citation(store, row), store.documents(row.dataset_ref, row.commit))
+            lambda: (
+                read_citation(store, row),
+                store.repositories.documents(row.dataset_ref, row.commit),
+            )
         )
     has_manifest = manifest_file(store.root, row.state).is_file()
     reply = await request.render_page(
@@ -269,7 +272,7 @@ def _document_texts(
     if not paths or versions[0].dataset != versions[1].dataset:
         return {}
     row = versions[0]
-    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    repository = store.repositories.of(DatasetRef(row.mirror, row.local_id, row.source_uri))
     texts: dict[str, list[str]] = {}
     with ObjectReader(repository.path) as reader:
         for path in paths[:_MAX_TEXTS]:
