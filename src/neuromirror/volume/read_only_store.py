@@ -111,7 +111,8 @@ class ReadOnlyStore(Store):
         content = await self._call(self._read, key, byte_range)
         if content is None:
             nested = _nested_name(key)
-            if nested and await self._call(self._has, nested):
+            is_nested: bool = await self._call(self._has, nested) if nested else False
+            if is_nested:
                 raise self.failure(
                     f"the chunk {key} is stored as {nested}, but its .zarray does not state the "
                     "dimension_separator '/'; programs that ignore this read the fill value"
