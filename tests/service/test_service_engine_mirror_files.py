@@ -72,13 +72,12 @@ def test_a_folder_that_is_away_for_a_while_changes_nothing(mirror_harness: Mirro
     files = MirrorFiles(mirror_harness.mirrors, [], lambda mirror: None)
     away = mirror_harness.mirrors.with_name("away")
     mirror_harness.mirrors.rename(away)
-    found = files.reload()
-    assert str(mirror_harness.mirrors) in found.errors[""]
-    assert files.reload().errors == {}
+    assert files.reload() == ([], [])
+    assert str(mirror_harness.mirrors) in files.errors[""]
     assert sorted(files.mirrors) == ["demo"]
     away.rename(mirror_harness.mirrors)
-    found = files.reload()
-    assert (found.changed, found.removed, found.errors) == ([], [], {})
+    assert files.reload() == ([], [])
+    assert files.errors == {}
 
 
 def test_an_unservable_mirror_is_refused_at_start_and_logged_later(
@@ -92,12 +91,12 @@ def test_an_unservable_mirror_is_refused_at_start_and_logged_later(
     files = MirrorFiles(mirror_harness.mirrors, [], check)
     file = mirror_harness.mirrors / "other.toml"
     file.write_text('title = "No"\n' + _untitled(content), "utf-8")
-    found = files.reload()
-    assert (found.errors, found.changed) == ({"other": "other: not here"}, [])
+    assert files.reload() == ([], [])
+    assert files.errors == {"other": "other: not here"}
     with pytest.raises(ConfigurationError, match="other: not here"):
         MirrorFiles(mirror_harness.mirrors, [], check)
     file.write_text(content, "utf-8")
-    assert files.reload().changed == ["other"]
+    assert files.reload() == (["other"], [])
     with pytest.raises(ConfigurationError, match="'thrid'"):
         MirrorFiles(mirror_harness.mirrors, ["thrid"], check)
 

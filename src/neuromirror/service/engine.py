@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from neuromirror.config.mirror_files import (
@@ -51,86 +50,64 @@ if TYPE_CHECKING:
 
 # --- mirror files, reloaded when they change
 
-_Stamp = tuple[int, int, int]
-"""Modification time, size and inode of a file: they change when it is written."""
-
-
-class MirrorFileChanges(Struct):
-    """The changes of mirror files since the last time they were read.
-
-    Attributes
-    ----------
-    changed
-        Names of the mirrors that are new or whose file changed.
-    removed
-        Names of the mirrors whose file was removed.
-    errors
-        Messages about invalid files, by mirror; by an empty name for the folder itself.
-    valid
-        Names of the mirrors whose file was read without error.
-    """
-
-    changed: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    errors: dict[str, str] = field(default_factory=dict)
-    valid: list[str] = field(default_factory=list)
-
 
 class MirrorFiles:
-    """The last valid content of the mirror files; ``mirrors`` by name.
+    """The last valid content of the mirror files, and the errors in them.
 
     ``names`` are the mirrors to serve; if empty, all mirrors of the folder, also those added later.
     A named mirror without a file in the folder at the start is the built-in one, until the folder
     gets a file for it. A file that is removed later never falls back to the built-in one.
     ``check`` raises ConfigurationError for a mirror that cannot be served. Raises
     ConfigurationError if a file is invalid at the start.
+
+    ``mirrors`` are the mirrors by name, ``errors`` messages about files that are invalid now, by
+    mirror; by an empty name for the folder itself.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], check: Callable[[Mirror], None]) -> None:
         self._folder = folder
         self._names = frozenset(names)
         self._check = check
-        # taken before reading, so that a concurrent write is noticed by the next reload
         builtin = builtin_mirror_files()
         self._builtin = {name: builtin[name] for name in names if name in builtin}
-        paths = self._list()
-        self._stamps = {name: _stamp(path) for name, path in paths.items()}
-        loaded = {name: load_mirror(path) for name, path in paths.items()}
+        loaded = {name: load_mirror(path) for name, path in self._list().items()}
         for name in names:
             find_mirror(loaded, name)
         self.mirrors = {name: one for name, one in loaded.items() if self._serves(name)}
         for mirror in self.mirrors.values():
             check(mirror)
-        self._folder_error = ""
+        self.errors: dict[str, str] = {}
 
     def served_mirrors(self) -> list[Mirror]:
         """Return the current mirrors; thread-safe."""
         return list(self.mirrors.values())
 
-    def reload(self) -> MirrorFileChanges:
-        """Read changed files; a mirror whose file is invalid keeps its last valid content."""
-        changes = MirrorFileChanges()
+    def reload(self) -> tuple[list[str], list[str]]:
+        """Read the files; return the names of new and changed mirrors, and of removed ones.
+
+        A mirror whose file is invalid keeps its last valid content.
+        """
         try:
             paths = self._list()
         except ConfigurationError as error:
-            if self._folder_error != str(error):
-                self._folder_error = str(error)
-                changes.errors[""] = str(error)
-            return changes
-        if self._folder_error:
-            self._folder_error = ""
-            changes.valid.append("")
-        for name in [mirror for mirror in self.mirrors if mirror not in paths]:
+            self.errors = {**self.errors, "": str(error)}
+            return [], []
+        removed = [name for name in self.mirrors if name not in paths]
+        for name in removed:
             del self.mirrors[name]
-            changes.removed.append(name)
+        changed, self.errors = [], {}
         for name, path in paths.items():
-            stamp = _stamp(path)
-            if stamp is None or self._stamps.get(name) == stamp or not self._serves(name):
+            if not self._serves(name):
                 continue
-            self._stamps[name] = stamp
-            self._read(path, changes)
-        self._stamps = {name: stamp for name, stamp in self._stamps.items() if name in paths}
-        return changes
+            try:
+                mirror = load_mirror(path)
+                if self.mirrors.get(name) != mirror:
+                    self._check(mirror)
+                    self.mirrors[name] = mirror
+                    changed.append(name)
+            except ConfigurationError as error:
+                self.errors[name] = str(error)
+        return changed, removed
 
     def _list(self) -> dict[str, Path]:
         """Return the paths of the local files and of the built-in ones that are served."""
@@ -140,28 +117,8 @@ class MirrorFiles:
         self._builtin = {name: path for name, path in self._builtin.items() if name not in local}
         return {**self._builtin, **local}
 
-    def _read(self, path: Path, changes: MirrorFileChanges) -> None:
-        try:
-            mirror = load_mirror(path)
-            self._check(mirror)
-        except ConfigurationError as error:
-            changes.errors[path.stem] = str(error)
-            return
-        changes.valid.append(path.stem)
-        if self.mirrors.get(mirror.name) != mirror:
-            self.mirrors[mirror.name] = mirror
-            changes.changed.append(mirror.name)
-
     def _serves(self, name: str) -> bool:
         return not self._names or name in self._names
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    try:
-        changes = path.stat()
-    except OSError:
-        return None
-    return changes.st_mtime_ns, changes.st_size, changes.st_ino
 
 
 # --- leases whose owner no longer runs
@@ -342,8 +299,6 @@ class Service:
         self._recorded_pause: str | None = ""
         self._has_no_workers = False
         self._excused: set[str] = set()
-        self._invalid_files: dict[str, str] = {}
-        self._valid_files: set[str] = set()
         self.wakeup = threading.Event()
 
     # --- control
@@ -363,21 +318,20 @@ class Service:
 
     def reload_mirror_files(self) -> None:
         """Apply changed mirror files; log invalid ones, and keep their last valid content."""
-        found = self._files.reload()
-        for message in found.errors.values():
-            log_event("mirror file invalid", message, level=logging.ERROR)
-        self._invalid_files |= found.errors
-        self._valid_files = (
-            self._valid_files | {*found.valid, *found.removed}
-        ) - found.errors.keys()
-        for name in found.removed:
+        known = self._files.errors
+        changed, removed = self._files.reload()
+        errors = self._files.errors
+        for name, message in errors.items():
+            if known.get(name) != message:
+                log_event("mirror file invalid", message, level=logging.ERROR)
+        for name in removed:
             log_event(
                 "mirror removed",
                 "its configuration file was removed: the mirror is no longer updated",
                 mirror=name,
             )
         now = self._clock()
-        for name in found.changed:
+        for name in changed:
             log_event(
                 "mirror changed",
                 "its configuration file changed: the list of datasets is read now",
@@ -385,17 +339,16 @@ class Service:
             )
             row = self._schedule.task(name) or TaskRow(name, name)
             self._schedule.put([replace(row, due=now, failures=0, disabled=False)])
-        if found.removed or found.changed:
+        if removed or changed:
             self._update_excluded_mirrors()
             self._repair_rows(now)
             self.wakeup.set()
-        self._log.forget(lambda row: row.mirror in found.removed)
-        # retried at the next call if that fails
-        for name in list(self._valid_files):
-            self._log.record_success(CONFIGURATION, name)
-            self._invalid_files.pop(name, None)
-            self._valid_files.discard(name)
-        for name, message in self._invalid_files.items():
+        self._log.forget(
+            lambda row: (
+                row.mirror in removed or (row.task == CONFIGURATION and row.mirror not in errors)
+            )
+        )
+        for name, message in errors.items():
             self._log.record_failure(CONFIGURATION, message, name)
 
     def close(self) -> None:
