@@ -89,9 +89,9 @@ class S3Listing:
     ) -> None:
         self._bucket = bucket
         self._budget = budget or ListingBudget(ListingLimits(), bucket.uri)
-        self._prefix = prefix
-        self._versions = versions
-        self._connections = max(1, connections)
+        self.prefix = prefix
+        self.versions = versions
+        self.connections = max(1, connections)
         self._identity = ListingIdentity(bucket.uri, prefix, versions, bucket.page_size)
         self._previous = None if memo is None else _read_memo(memo, self._identity)
         self._previous_memo = memo
@@ -119,29 +119,18 @@ class S3Listing:
         spool = self._open_spool()
         self._is_complete = False
         try:
-            pieces, gaps = _coverage_and_gaps(spool.coverages(), self._versions)
+            pieces, gaps = _coverage_and_gaps(spool.coverages(), self.versions)
             self._pages_covered = list(pieces)
             for piece, body in spool.bodies(pieces):
                 start = KeyRange(piece.start, piece.until, piece.version)
-                yield from self._clip_page(start, self._parse_and_count(body)[0], piece.digest)[1]
+                yield from self.clip_page(start, self._parse_and_count(body)[0], piece.digest)[1]
             if len(gaps) == 1 and not pieces:
                 yield from self._first_rows(gaps)
             if gaps:
                 for gap in gaps:
-                    gap.level = self._prefix
-                lister = ParallelLister(
-                    gaps,
-                    prefix=self._prefix,
-                    connections=1 if self._versions else self._connections,
-                    versions=self._versions,
-                    fetch=self._fetch,
-                    list_folders=self._list_folders,
-                    compress=self._compress,
-                    store=self._store_page,
-                    invalid_listing_error=self._bucket.invalid_listing_error,
-                )
+                    gap.level = self.prefix
                 # Its threads must have stopped before the spool is closed.
-                with closing(lister.rows()) as pages:
+                with closing(ParallelLister(self, gaps).rows()) as pages:
                     for rows in pages:
                         yield from rows
             self._is_complete = True
@@ -155,9 +144,9 @@ class S3Listing:
 
     def _first_rows(self, gaps: list[KeyRange]) -> list[ObjectRow]:
         """Fetch the first page without threads, since most listings have a single page."""
-        page, body = self._fetch(gaps[0])
-        piece, rows = self._clip_page(gaps[0], page, page_digest(body))
-        self._store_page(piece, self._compress(body))
+        page, body = self.fetch(gaps[0])
+        piece, rows = self.clip_page(gaps[0], page, page_digest(body))
+        self.store_page(piece, self.compress(body))
         if piece.next_key is None:
             gaps.clear()
         else:
@@ -204,8 +193,8 @@ class S3Listing:
                 finally:
                     same = same and equal
 
-        with ContextThreadPool(self._connections, "unchanged") as pool:
-            for done in [pool.submit(compare) for _ in range(self._connections)]:
+        with ContextThreadPool(self.connections, "unchanged") as pool:
+            for done in [pool.submit(compare) for _ in range(self.connections)]:
                 done.result()
         if same:
             # The next visit must request the pages again.
@@ -221,11 +210,11 @@ class S3Listing:
         until, version_after = (
             previous.starts[at + 1] if at + 1 < len(previous.starts) else (None, "")
         )
-        requested = KeyRange(start, None if self._versions else until, version)
+        requested = KeyRange(start, None if self.versions else until, version)
         body = self._request_page(requested, bytes)
         digest = page_digest(body)
         if digest == previous.digest(at):
-            following = until if self._versions else None
+            following = until if self.versions else None
             piece = PageCoverage(
                 start, version, requested.until, following, version_after, until, digest
             )
@@ -233,9 +222,9 @@ class S3Listing:
             try:
                 page = self._parse_page(body)[0]
             except InvalidListingError:
-                page, body = self._fetch(requested)
+                page, body = self.fetch(requested)
                 digest = page_digest(body)
-            piece = self._clip_page(requested, page, digest)[0]
+            piece = self.clip_page(requested, page, digest)[0]
         spool.append(piece, spool.compress(body))
         return digest == previous.digest(at)
 
@@ -256,7 +245,7 @@ class S3Listing:
             return self._previous_memo
         if not self._is_complete:
             raise RuntimeError(_NO_MEMO)
-        pieces = self._pages_covered if self._versions else _minimal_cover(self._pages_covered)
+        pieces = self._pages_covered if self.versions else _minimal_cover(self._pages_covered)
         starts = [(piece.start, piece.version) for piece in pieces]
         memo = _Memo(self._identity, starts, b"".join(piece.digest for piece in pieces))
         done: bytes = zstandard.ZstdCompressor(level=9).compress(msgspec.msgpack.encode(memo))
@@ -269,12 +258,11 @@ class S3Listing:
         return self._spool
 
     def _request_page(self, start: KeyRange, parse: Callable[[bytes], T]) -> T:
-        version = start.version if self._versions else None
-        return self._bucket.fetch_page(
-            self._prefix, after=start.start, version=version, parse=parse
-        )
+        version = start.version if self.versions else None
+        return self._bucket.fetch_page(self.prefix, after=start.start, version=version, parse=parse)
 
-    def _fetch(self, start: KeyRange) -> tuple[Page, bytes]:
+    def fetch(self, start: KeyRange) -> tuple[Page, bytes]:
+        """Request the page after the start of a range, and return it with its body."""
         return self._request_page(start, self._parse_and_count)
 
     def _parse_and_count(self, body: bytes) -> tuple[Page, bytes]:
@@ -283,32 +271,36 @@ class S3Listing:
         return page
 
     def _parse_page(self, body: bytes) -> tuple[Page, bytes]:
-        page = parse_page(body, self._bucket.uri, versions=self._versions)
+        page = parse_page(body, self._bucket.uri, versions=self.versions)
         rows = page.rows
         if rows and not (
-            rows[0].key.startswith(self._prefix) and rows[-1].key.startswith(self._prefix)
+            rows[0].key.startswith(self.prefix) and rows[-1].key.startswith(self.prefix)
         ):
             raise self._bucket.invalid_listing_error("keys outside of the prefix", rows[0].key)
         return page, body
 
-    def _list_folders(self, at: bytes, level: bytes) -> Page:
+    def list_folders(self, at: bytes, level: bytes) -> Page:
+        """Request a page of the folders directly below a folder, after a key."""
         return self._bucket.page(level, after=at, delimiter=b"/")
 
-    def _compress(self, body: bytes) -> bytes:
+    def compress(self, body: bytes) -> bytes:
+        """Compress a body for :meth:`store_page`; called concurrently."""
         if self._workspace is None or self._spool is None:
             return b""
         return self._spool.compress(body)
 
-    def _store_page(self, piece: PageCoverage, packed: bytes) -> None:
+    def store_page(self, piece: PageCoverage, packed: bytes) -> None:
+        """Store the coverage of a page and its compressed body; not called concurrently."""
         self._pages_covered.append(piece)
         if self._workspace is not None and self._spool is not None:
             self._spool.append(piece, packed)
 
-    def _clip_page(
+    def clip_page(
         self, start: KeyRange, page: Page, digest: bytes
     ) -> tuple[PageCoverage, list[ObjectRow]]:
+        """Return the coverage of a page and its rows in the range; raises InvalidListingError."""
         try:
-            return clip_page(start, page, digest, versions=self._versions)
+            return clip_page(start, page, digest, versions=self.versions)
         except ValueError as error:
             raise self._bucket.invalid_listing_error(str(error), start.start) from error
 

@@ -18,13 +18,13 @@ import time
 import zlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from math import isqrt
 from operator import attrgetter
 from pathlib import Path
 from string import digits
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 import zstandard
@@ -33,6 +33,9 @@ from msgspec import Struct, field
 from neuromirror.model.validation import analysed_type
 from neuromirror.net.s3_pages import ObjectRow, Page
 from neuromirror.net.traffic import ContextThreadPool
+
+if TYPE_CHECKING:
+    from neuromirror.net.s3_listing import S3Listing
 
 FORMAT: Final = 1
 MAX_AGE_SECONDS: Final = 24 * 3600.0
@@ -489,50 +492,18 @@ class ParallelLister:
 
     Parameters
     ----------
+    listing
+        The listing, which requests and stores the pages. Ranges of one of object versions are not
+        split.
     ranges
         The ranges.
-    prefix
-        The prefix of the listing.
-    connections
-        Number of worker threads.
-    versions
-        Whether object versions are listed; such ranges are not split.
-    fetch
-        Requests the page after the start of a range; returns it with its body.
-    list_folders
-        Requests one page of the folders directly below a folder (second argument), after a key
-        (first argument).
-    compress
-        Compresses a body for ``store``; called concurrently.
-    store
-        Stores a page's coverage and its compressed body; not called concurrently.
-    invalid_listing_error
-        Returns the error for an inconsistent page.
     """
 
-    def __init__(
-        self,
-        ranges: list[KeyRange],
-        *,
-        prefix: bytes,
-        connections: int,
-        versions: bool,
-        fetch: Callable[[KeyRange], tuple[Page, bytes]],
-        list_folders: Callable[[bytes, bytes], Page],
-        compress: Callable[[bytes], bytes],
-        store: Callable[[PageCoverage, bytes], None],
-        invalid_listing_error: Callable[[str, bytes], Exception],
-    ) -> None:
+    def __init__(self, listing: S3Listing, ranges: list[KeyRange]) -> None:
+        self._listing = listing
         self._waiting = deque(ranges)
-        self._prefix = prefix
         self._busy: list[KeyRange] = []
-        self._connections = connections
-        self._versions = versions
-        self._fetch = fetch
-        self._list_folders = list_folders
-        self._compress = compress
-        self._store = store
-        self._invalid_listing_error = invalid_listing_error
+        self._connections = 1 if listing.versions else listing.connections
         self._condition = threading.Condition()
         self._ready: deque[list[ObjectRow]] = deque()
         self._is_stopped = False
@@ -575,8 +546,8 @@ class ParallelLister:
     def _work(self) -> None:
         while (key_range := self._next_range()) is not None:
             while True:
-                page, body = self._fetch(key_range)
-                digest, packed = page_digest(body), self._compress(body)
+                page, body = self._listing.fetch(key_range)
+                digest, packed = page_digest(body), self._listing.compress(body)
                 if self._record_page(key_range, page, digest, packed):
                     break
 
@@ -588,11 +559,8 @@ class ParallelLister:
             if self._is_stopped:
                 return True
             # Clip under the lock: the range may have been split during the request.
-            try:
-                coverage, rows = clip_page(key_range, page, digest, versions=self._versions)
-            except ValueError as error:
-                raise self._invalid_listing_error(str(error), key_range.start) from error
-            self._store(coverage, packed)
+            coverage, rows = self._listing.clip_page(key_range, page, digest)
+            self._listing.store_page(coverage, packed)
             self._pages += 1
             key_range.pages += 1
             if rows:
@@ -622,7 +590,7 @@ class ParallelLister:
                 if self._waiting:
                     self._busy.append(self._waiting.popleft())
                     return self._busy[-1]
-                one = None if self._versions else self._longest()
+                one = None if self._listing.versions else self._longest()
                 if one is None:
                     self._condition.wait()
                     continue
@@ -665,9 +633,9 @@ class ParallelLister:
         None if there are no candidates: then its folders must be listed, or the range is not
         split for a while (``pages`` is negative).
         """
-        while not one.start.startswith(one.level) and len(one.level) > len(self._prefix):
+        while not one.start.startswith(one.level) and len(one.level) > len(self._listing.prefix):
             above = one.level[:-1].rpartition(b"/")
-            one.level, one.flat = max(above[0] + above[1], self._prefix, key=len), False
+            one.level, one.flat = max(above[0] + above[1], self._listing.prefix, key=len), False
         one.split_keys = [
             cut
             for cut in one.split_keys
@@ -710,7 +678,7 @@ class ParallelLister:
     def _find_folders(self, one: KeyRange, at: bytes, until: bytes | None, level: bytes) -> None:
         """Find folders at which to split a range; if none is found, go one level deeper."""
         try:
-            page = self._list_folders(at, level)
+            page = self._listing.list_folders(at, level)
         finally:
             with self._condition:
                 one.probing = False
