@@ -71,7 +71,6 @@ MESSAGES = {
         "audit nope",
         "doctor nope",
         "fsck demo:000099",
-        "fsck --budget 1 demo:000001",
         "repair demo:000099",
         "housekeeping nope",
         "restore-index empty",

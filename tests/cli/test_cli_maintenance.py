@@ -81,15 +81,7 @@ def test_fsck_finds_no_damage_in_an_intact_store_and_names_a_damaged_manifest(
     assert str(path) in copied.run("doctor", "--offline", code=1).err
 
 
-def test_fsck_with_a_budget_resumes(copied: Shell) -> None:
-    met = [
-        record["path"]
-        for _ in range(4)
-        for record in copied.records("fsck", "--budget", "0.000001")
-        if record["subject"] not in ("journal", "index")
-    ]
-    assert len(set(met)) == 4
-    assert "--budget" in copied.run("fsck", "--budget", "1", ONE, code=2).error_line
+def test_fsck_names_an_unknown_dataset(copied: Shell) -> None:
     assert "demo:000099" in copied.run("fsck", "demo:000099", code=2).error_line
 
 

@@ -102,8 +102,6 @@ def test_a_feed_of_a_search_has_an_entry_per_dataset(box: ScriptedHarness) -> No
 
     with run_catalogue(box.store) as site:
         assert entries("q=scripted").keys() == {"box:one", "box:two", "box:three"}
-        assert entries("where=colour%3Dblue*").keys() == {"box:one", "box:three"}
-        assert entries("where=colour%3Dblue+%26+%3Cgrey%3E&q=scripted").keys() == {"box:three"}
         assert entries("archive=box&q=one").keys() == {"box:one"}
         assert entries("archive=box&volume=yes") == {}
         (address,) = re.findall(
@@ -112,8 +110,7 @@ def test_a_feed_of_a_search_has_an_entry_per_dataset(box: ScriptedHarness) -> No
         assert address == "/feed.atom?q=scripted"
         before = entries("q=two")
         assert entries("q=missing") == {}
-        for query in ("where=x", "where=%3Dx", "where=nothing%3Dx", "q=%22", "where=a%3Db&year=1"):
-            assert site.get(f"/feed.atom?{query}").status_code == 400
+        assert site.get("/feed.atom?q=%22").status_code == 400
     box.datasets["two"].files["a.txt"] = ScriptedFile(b"22")
     box.sync()
     with run_catalogue(box.store) as site:

@@ -25,15 +25,10 @@ if TYPE_CHECKING:
     "doctor",
     example="""\
 neuromirror doctor --offline
-neuromirror doctor dandi
-neuromirror doctor s3://aind-open-data""",
+neuromirror doctor dandi""",
 )
 @cli.argument(
-    "archive",
-    required=False,
-    metavar="[MIRROR | URL]",
-    help="Check only this archive: a mirror, the base URL of a DANDI, BOSS or ndstore API, or a "
-    "bucket (s3://NAME/PREFIX).",
+    "archive", required=False, metavar="[MIRROR]", help="Check only the archive of this mirror."
 )
 @cli.flag("--offline", "Send no request to an archive.")
 @cli.settings_options
@@ -68,31 +63,22 @@ def _doctor_checks(
             mirrors, settings.store_folder, settings.index_file, offline=offline
         )
     from neuromirror.config.mirror_files import find_mirror
-    from neuromirror.service.archive_checks import check_archive, open_archive
+    from neuromirror.service.archive_checks import check_archive
 
     if offline:
         raise ConfigurationError(f"--offline: {archive} cannot be checked without requests")
-    is_url = "://" in archive
-    source = open_archive(archive) if is_url else find_mirror(settings.mirrors(), archive).open()
-    return check_archive(source)
+    return check_archive(find_mirror(settings.mirrors(), archive).open())
 
 
 @cli.command(
     "fsck",
     example="""\
 neuromirror fsck
-neuromirror fsck dandi:000027
-neuromirror fsck --budget 3600""",
+neuromirror fsck dandi:000027""",
 )
 @cli.many("names", "[DATASET]...", "Datasets, e.g. dandi:000027 [default: the whole store].")
-@cli.option(
-    "--budget SECONDS",
-    "Check the whole store, and stop after this time; the next run with --budget continues "
-    "there. Not with DATASET.",
-    type=click.FloatRange(min=0, min_open=True),
-)
 @cli.settings_options
-def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
+def fsck_command(settings: Settings, names: tuple[str, ...]) -> None:
     """Check the integrity of the store and its index.
 
     Checked are alias, repository, records and manifests of each dataset, and its entries of the
@@ -103,19 +89,12 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
     from neuromirror.model import alias_of
     from neuromirror.service.integrity import check_integrity
 
-    if names and budget is not None:
-        raise ConfigurationError(
-            "--budget and DATASET cannot be used together: --budget checks the whole store, in "
-            "several runs; leave out one of them"
-        )
     store = settings.store()
     requested = {alias_of(name): name for name in names}
     known = {alias for alias, _ in store.repositories.aliases()}
     intact = failed = 0
     seen: set[str] = set()
-    for result in check_integrity(
-        store, settings.index_path(store), set(requested) or None, budget
-    ):
+    for result in check_integrity(store, settings.index_path(store), set(requested) or None):
         seen.add(result.position.alias)
         record = {"subject": result.subject, "path": result.name, "status": result.status}
         record["message"] = result.message

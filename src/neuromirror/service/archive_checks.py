@@ -12,32 +12,18 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from itertools import pairwise
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.net import (
-    HttpError,
-    NetError,
-    ObjectRow,
-    RequestLimits,
-    RequestPolicy,
-    S3Bucket,
-    Session,
-    UnreachableError,
-    is_local_name,
-    origin,
-    probe_bucket,
-)
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import HttpError, ObjectRow, S3Bucket, Session, UnreachableError, probe_bucket
 from neuromirror.service.doctor import DoctorCheck, Level
-from neuromirror.sources import Source, open_source
+from neuromirror.sources import Source
 from neuromirror.sources.boss import BossSource
 from neuromirror.sources.boss.client import BossClient, url_path
 from neuromirror.sources.dandi import DandiSource
-from neuromirror.sources.dandi.objects import BucketCache, ObjectAddress, parse_object_url
+from neuromirror.sources.dandi.objects import BucketCache, parse_object_url
 from neuromirror.sources.ndstore import NdstoreSource
 from neuromirror.sources.s3.bucket_source import BucketSource
 
-_LIMITS: Final = RequestLimits(attempts=2, wait=0.5, wait_max=1.0, retry_after_max=5, read=30)
 _SMALL: Final = 1 << 20
 """Maximum size of an object that is downloaded."""
 _SAMPLES: Final = 4
@@ -71,55 +57,6 @@ def check_archive(source: Source) -> Iterator[DoctorCheck]:
             yield from _run("ndstore", lambda: _check_ndstore(source))
         case _:
             yield DoctorCheck("archive", "warning", f"no checks for {type(source).__name__}")
-
-
-def open_archive(url: str) -> Source:
-    """Open the archive at the base URL of its API, or the bucket or prefix at a URL.
-
-    Raises ConfigurationError if no supported archive responds there.
-    """
-    private = url.startswith("http") and is_local_name(origin(url)[1])
-    with Session(allow_private=private, limits=_LIMITS) as session:
-        for kind, options in _candidates(session, url.rstrip("/")):
-            return open_source(kind, "archive", options, RequestPolicy())
-    raise ConfigurationError(
-        f"{session.redact(url[:200])}: not a DANDI API, S3 bucket, BOSS or ndstore; use the name "
-        "of a mirror, the base URL of the API (https://api.dandiarchive.org/api) or the bucket "
-        "(s3://NAME)"
-    )
-
-
-def _candidates(session: Session, url: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    def ask(address: str) -> Any:
-        try:
-            return session.get_json(address)
-        except NetError:
-            return None
-
-    parts = urlsplit(url)
-    if parts.scheme not in ("s3", "http", "https"):
-        return
-    address = ObjectAddress(parts.netloc, None, None, parts.path.lstrip("/").encode())
-    if parts.scheme != "s3":
-        info = ask(f"{url}/info/")
-        if isinstance(info, dict) and "instance_config" in info:
-            yield "dandi", {"api": url}
-        if isinstance(ask(f"{url}/public_tokens/"), list):
-            yield "ndstore", {"api": url}
-        for api in (url, f"{url}/v1"):
-            listed = ask(f"{api}/collection/")
-            if isinstance(listed, dict) and "collections" in listed:
-                yield "boss", {"api": api}
-    try:
-        if parts.scheme != "s3":
-            address = parse_object_url(url)
-        prefix = address.key.decode("utf-8")
-        bucket = BucketCache(session).bucket(address)
-        bucket.page(address.key)
-    except (NetError, ValueError):  # ValueError: no bucket, or a prefix that is not UTF-8
-        return
-    where = {"endpoint": address.endpoint} if address.endpoint else {"region": bucket.region}
-    yield "s3", {"bucket": address.bucket, "prefix": prefix, "depth": 0, **where}
 
 
 def _run(name: str, *checks: Callable[[], _Findings]) -> Iterator[DoctorCheck]:

@@ -14,14 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from starlette.responses import Response
 
-from neuromirror.index import (
-    DatasetRow,
-    EventRow,
-    Index,
-    MalformedQueryError,
-    UnknownAttributeError,
-    VersionRow,
-)
+from neuromirror.index import DatasetRow, EventRow, Index, MalformedQueryError, VersionRow
 from neuromirror.web.addresses import dataset_address, search_address, version_address
 from neuromirror.web.pages.search import SearchQuery
 from neuromirror.web.rendering import event_kind, format_number, format_size, printable
@@ -47,11 +40,10 @@ class _Entry(Struct, frozen=True):
 
 @view
 async def global_feed(request: CatalogueRequest) -> Response:
-    """Return the feed of all datasets, or of those that match a search or ``where``."""
+    """Return the feed of all datasets, or of those that match a search."""
     query = SearchQuery.of(request)
-    where = [_condition(one) for one in request.query_parameters().get("where", ()) if one]
-    if query.terms or query.filters or where:
-        return await _search_feed(request, query, where)
+    if query.terms or query.filters:
+        return await _search_feed(request, query)
 
     def look(index: Index) -> list[_Entry]:
         return _newest(index.versions.recent(_ENTRIES), _recent_events(index, None, None))
@@ -60,13 +52,9 @@ async def global_feed(request: CatalogueRequest) -> Response:
     return await _feed(request, "/feed.atom", "/", title, await request.query_index(look))
 
 
-async def _search_feed(
-    request: CatalogueRequest, query: SearchQuery, where: Sequence[tuple[str, str]]
-) -> Response:
+async def _search_feed(request: CatalogueRequest, query: SearchQuery) -> Response:
     """Return the feed of the newest datasets that match a search; each has one entry."""
     terms, filters = query.terms, query.filters
-    if filters and where:
-        raise BadRequestError("'where' and the facets of a search cannot be combined")
 
     def look(index: Index) -> list[_Entry]:
         found: Iterator[DatasetRow]
@@ -74,7 +62,7 @@ async def _search_feed(
             page = index.search.datasets(terms, filters=filters, sort="newest", limit=_ENTRIES)
             found = (one.dataset for one in page.rows if not one.dataset.is_subdataset)
         else:
-            found = index.datasets.select(where=where, text=terms or None, subdatasets=False)
+            found = index.datasets.select(text=terms, subdatasets=False)
         with_versions = (row for row in found if row.version is not None)
         newest = nlargest(_ENTRIES, with_versions, key=lambda row: row.id)
         entries = [
@@ -88,24 +76,16 @@ async def _search_feed(
         ]
         return sorted(entries, key=lambda one: one.updated, reverse=True)
 
-    pairs = [*query.pairs, *(("where", f"{name}={value}") for name, value in where)]
-    path = f"/feed.atom?{urlencode([('q', terms)] * bool(terms) + pairs)}"
-    chosen = [f"{name}={value}" for name, value in (*query.pairs, *where)]
+    path = f"/feed.atom?{urlencode([('q', terms)] * bool(terms) + query.pairs)}"
+    chosen = [f"{name}={value}" for name, value in query.pairs]
     shown = " ".join(filter(None, (terms, *chosen)))
     title = f"{request.site.title}: {printable(shown)}"
-    page = query.address() if filters else f"/?{urlencode({'q': terms})}" if terms else "/"
+    page = query.address() if filters else f"/?{urlencode({'q': terms})}"
     try:
         entries = await request.query_index(look)
-    except (MalformedQueryError, UnknownAttributeError) as error:
+    except MalformedQueryError as error:
         raise BadRequestError(str(error)) from error
     return await _feed(request, path, page, title, entries)
-
-
-def _condition(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name.strip() or not equals or not value.strip():
-        raise BadRequestError("'where' is not a condition; write where=NAME=VALUE")
-    return name.strip(), value.strip()
 
 
 @view
