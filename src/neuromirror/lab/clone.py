@@ -17,18 +17,8 @@ from urllib.request import url2pathname
 
 from msgspec.structs import replace
 
+from neuromirror import git
 from neuromirror.annex import SkippedRemote, exclude_from_fetch, initialize, sha256e_key
-from neuromirror.git import (
-    FSCK_OPTIONS,
-    GITLINK_MODE,
-    REMOTE_OPTIONS,
-    GitError,
-    ObjectsRefusedError,
-    call_git,
-    check_objects,
-    list_tree,
-    with_redirect_advice,
-)
 from neuromirror.lab.addresses import annexed_key
 from neuromirror.lab.clone_urls import refuse_clone_url, to_git_url
 from neuromirror.lab.globs import Globs, escape
@@ -145,7 +135,7 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     is_new = not folder.exists()
     try:
         return _clone_from_mirror(to_git_url(url), options, folder.absolute())
-    except (GitError, ObjectsRefusedError) as error:
+    except (git.GitError, git.ObjectsRefusedError) as error:
         if is_new:
             folder.rmdir()
         raise NeuromirrorError(_failure_message(url, redact(str(error)))) from error
@@ -164,7 +154,7 @@ def _failure_message(url: str, message: str) -> str:
         )
     if (failed := _NO_CONNECTION.search(message)) is not None:
         return f"{base} cannot be reached: {failed[0]}; check the network and the URL"
-    return f"{base}: git cannot clone {dataset}: {with_redirect_advice(message)}"
+    return f"{base}: git cannot clone {dataset}: {git.with_redirect_advice(message)}"
 
 
 def _clone_stored(store: str, name: str, options: Sequence[str], folder: Path) -> None:
@@ -174,7 +164,7 @@ def _clone_stored(store: str, name: str, options: Sequence[str], folder: Path) -
     environment = work_tree_environment(credentials=True) | committer_environment(folder.parent)
     initialization = ("-C", str(folder), "annex", "init", "--quiet")
     for command in ((*_QUIET_OPTIONS, *options, "--", origin, str(folder)), initialization):
-        done = call_git(environment, *command)
+        done = git.call_git(environment, *command)
         if done.returncode:
             if command is initialization:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -200,12 +190,12 @@ def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[S
         made = scratch.path / "clone"
         run_git(
             scratch.path,
-            *(*REMOTE_OPTIONS, *FSCK_OPTIONS, *_QUIET_OPTIONS),
+            *(*git.REMOTE_OPTIONS, *git.FSCK_OPTIONS, *_QUIET_OPTIONS),
             *(*options, "--template=", "--no-checkout", "--", url, str(made)),
             environment={"GIT_ALLOW_PROTOCOL": REMOTE_PROTOCOLS, "GIT_TERMINAL_PROMPT": "0"},
             credentials=True,
         )
-        check_objects(made / ".git")
+        git.check_objects(made / ".git")
         unfiltered = foreign_settings()
         run_git(made, "checkout", "-q", environment=unfiltered)
         identity = committer_environment(made) | unfiltered
@@ -240,9 +230,9 @@ def selected_paths(
     """
     folder = top / prefix
     links: list[bytes] = []
-    for entry in list_tree(folder / ".git", "HEAD"):
+    for entry in git.list_tree(folder / ".git", "HEAD"):
         path = prefix + os.fsdecode(entry.path)
-        if entry.mode == GITLINK_MODE:
+        if entry.mode == git.GITLINK_MODE:
             if globs.matches(path) or globs.reaches(path):
                 links.append(entry.path)
         elif not with_own_files and entry.path.partition(b"/")[0] in OWN_NAMES:

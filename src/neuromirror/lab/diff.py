@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
+from neuromirror import model
 from neuromirror.annex import record_of_key
 from neuromirror.crawl.guards import has_different_bytes
 from neuromirror.git import REGULAR_FILE_MODE, ObjectReader
@@ -25,20 +26,6 @@ from neuromirror.lab.rebuild import MintedCommit
 from neuromirror.lab.reproduce import tree_changes
 from neuromirror.mint import LineSorter
 from neuromirror.mint.documents import OWN_NAMES
-from neuromirror.model import (
-    FileRecord,
-    LinePair,
-    SnapshotEntry,
-    Subdataset,
-    diff_lines,
-    dump_snapshot_entry,
-    is_in_git,
-    load_changes,
-    load_snapshot_entry,
-    manifest_digest,
-    path_to_text,
-    text_to_path,
-)
 from neuromirror.store import Store
 from neuromirror.transfer.repository_check import check_repository
 
@@ -73,8 +60,8 @@ class DiffSide(Struct, frozen=True):
     form: str
     has_records: bool
     lines: Callable[[], Iterator[bytes]]
-    changes_since: Callable[[str], Iterator[LinePair] | None]
-    subdataset: Callable[[SnapshotEntry], DiffSide | None]
+    changes_since: Callable[[str], Iterator[model.LinePair] | None]
+    subdataset: Callable[[model.SnapshotEntry], DiffSide | None]
 
 
 def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
@@ -95,7 +82,7 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
         The side, with the records of the index.
     """
 
-    def subdataset(placed: SnapshotEntry) -> DiffSide | None:
+    def subdataset(placed: model.SnapshotEntry) -> DiffSide | None:
         assert placed.subdataset is not None
         try:
             inner = index.versions.resolve(
@@ -141,9 +128,9 @@ def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
     committed = MintedCommit(git_dir, commit)
 
     def lines() -> Iterator[bytes]:
-        return (dump_snapshot_entry(_to_placed(entry)) for entry in committed.entries())
+        return (model.dump_snapshot_entry(_to_placed(entry)) for entry in committed.entries())
 
-    def subdataset(placed: SnapshotEntry) -> DiffSide | None:
+    def subdataset(placed: model.SnapshotEntry) -> DiffSide | None:
         assert placed.subdataset is not None
         folder = root / placed.git_path.decode()
         if not os.path.lexists(folder / ".git"):
@@ -158,32 +145,34 @@ def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
 def lines_as_in_git(side: DiffSide) -> Iterator[bytes]:
     """Yield the record lines of a side, reduced to the fields and files in git."""
     for line in side.lines():
-        placed = load_snapshot_entry(line)
-        if not is_in_git(placed, side.form):
+        placed = model.load_snapshot_entry(line)
+        if not model.is_in_git(placed, side.form):
             continue
         if placed.subdataset is not None:
-            yield dump_snapshot_entry(_entry_of_subdataset(placed.git_path, placed.subdataset))
+            yield model.dump_snapshot_entry(
+                _entry_of_subdataset(placed.git_path, placed.subdataset)
+            )
         elif placed.key:
-            yield dump_snapshot_entry(_entry_of_key(placed.git_path, placed.key))
+            yield model.dump_snapshot_entry(_entry_of_key(placed.git_path, placed.key))
 
 
-def _to_placed(one: ListedFile | ListedSubdataset) -> SnapshotEntry:
+def _to_placed(one: ListedFile | ListedSubdataset) -> model.SnapshotEntry:
     path = one.path.encode()
     if isinstance(one, ListedSubdataset):
         local_id = one.name.partition(":")[2]
-        subdataset = Subdataset(
+        subdataset = model.Subdataset(
             one.dataset_id, local_id, one.commit, one.state, one.files, one.bytes
         )
         return _entry_of_subdataset(path, subdataset)
     return _entry_of_key(path, one.key)
 
 
-def _entry_of_subdataset(path: bytes, subdataset: Subdataset) -> SnapshotEntry:
-    return SnapshotEntry(path, "", FileRecord(path, None), subdataset)
+def _entry_of_subdataset(path: bytes, subdataset: model.Subdataset) -> model.SnapshotEntry:
+    return model.SnapshotEntry(path, "", model.FileRecord(path, None), subdataset)
 
 
-def _entry_of_key(path: bytes, key: str) -> SnapshotEntry:
-    return SnapshotEntry(path, key, record_of_key(key, path))
+def _entry_of_key(path: bytes, key: str) -> model.SnapshotEntry:
+    return model.SnapshotEntry(path, key, record_of_key(key, path))
 
 
 Kind = Literal["added", "removed", "changed", "moved", "metadata", "document"]
@@ -297,14 +286,16 @@ def diff(
     lines = [lines_as_in_git(side) if reduce else side.lines() for side in (old, new)]
     # the store often has the difference of two versions of one dataset
     known = None if reduce or old.git_dir != new.git_dir else new.changes_since(old.commit)
-    opened: list[tuple[SnapshotEntry, SnapshotEntry]] = []
+    opened: list[tuple[model.SnapshotEntry, model.SnapshotEntry]] = []
     with ExitStack() as stack:
         removed, added, out = (stack.enter_context(LineSorter(scratch)) for _ in range(3))
 
         def put(change: FileChange) -> None:
-            out.add(_sortable(text_to_path(change.path)) + b"\0" + _encode(change))
+            out.add(_sortable(model.text_to_path(change.path)) + b"\0" + _encode(change))
 
-        for before, after in load_changes(diff_lines(*lines) if known is None else known):
+        for before, after in model.load_changes(
+            model.diff_lines(*lines) if known is None else known
+        ):
             subdataset = (before and before.subdataset) or (after and after.subdataset)
             if subdataset is not None or (before is not None and after is not None):
                 change = _at_same_path(before, after, below)
@@ -324,7 +315,7 @@ def diff(
         for before, after in opened:
             sides = old.subdataset(before), new.subdataset(after)
             if sides[0] is not None and sides[1] is not None:
-                folder = f"{below}{path_to_text(after.git_path)}/"
+                folder = f"{below}{model.path_to_text(after.git_path)}/"
                 yield from diff(sides[0], sides[1], scratch, recursive=True, below=folder)
 
 
@@ -339,16 +330,16 @@ def _sortable(name: bytes) -> bytes:
     return name.replace(b"\n", b" ")
 
 
-def _row(placed: SnapshotEntry) -> bytes:
+def _row(placed: model.SnapshotEntry) -> bytes:
     """Encode an entry as a row that sorts by content, then by file name."""
     record, path = placed.record, placed.git_path
-    digest = manifest_digest(record)
+    digest = model.manifest_digest(record)
     if digest != "none":
         content = f"{digest} {record.size}".encode()
     else:
         content = placed.key.encode() or path
     name = path.rpartition(b"/")[2]
-    return b"\0".join((_sortable(content), _sortable(name), dump_snapshot_entry(placed)))
+    return b"\0".join((_sortable(content), _sortable(name), model.dump_snapshot_entry(placed)))
 
 
 def _moves(removed: Iterable[bytes], added: Iterable[bytes], below: str) -> Iterator[FileChange]:
@@ -359,23 +350,23 @@ def _moves(removed: Iterable[bytes], added: Iterable[bytes], below: str) -> Iter
         before = None if old is None else old.split(b"\0", 2)
         after = None if new is None else new.split(b"\0", 2)
         if before is not None and after is not None and before[0] == after[0]:
-            path = below + path_to_text(load_snapshot_entry(before[2]).git_path)
-            entry = load_snapshot_entry(after[2])
+            path = below + model.path_to_text(model.load_snapshot_entry(before[2]).git_path)
+            entry = model.load_snapshot_entry(after[2])
             yield _change("moved", entry, entry, below, before=path)
             old, new = next(olds, None), next(news, None)
         elif after is None or (before is not None and before[0] < after[0]):
             assert before is not None
-            yield _change("removed", load_snapshot_entry(before[2]), None, below)
+            yield _change("removed", model.load_snapshot_entry(before[2]), None, below)
             old = next(olds, None)
         else:
-            yield _change("added", None, load_snapshot_entry(after[2]), below)
+            yield _change("added", None, model.load_snapshot_entry(after[2]), below)
             new = next(news, None)
 
 
 def _change(
     kind: Kind,
-    old: SnapshotEntry | None,
-    new: SnapshotEntry | None,
+    old: model.SnapshotEntry | None,
+    new: model.SnapshotEntry | None,
     below: str,
     *,
     before: str | None = None,
@@ -389,15 +380,15 @@ def _change(
             part = one.subdataset
             sides |= {f"{side}_digest": part.state, f"{side}_size": part.bytes, "files": part.files}
         elif one is not None:
-            digest = manifest_digest(one.record)
+            digest = model.manifest_digest(one.record)
             sides[f"{side}_digest"] = None if digest == "none" else digest
             sides[f"{side}_size"] = one.record.size
-    path = below + path_to_text(entry.git_path)
+    path = below + model.path_to_text(entry.git_path)
     return FileChange(kind, path, before, message=message, **sides)
 
 
 def _at_same_path(
-    old: SnapshotEntry | None, new: SnapshotEntry | None, below: str
+    old: model.SnapshotEntry | None, new: model.SnapshotEntry | None, below: str
 ) -> FileChange | None:
     """Return the change of a file or subdataset at one path, or None if it is equal."""
     if old is None or new is None:
@@ -421,14 +412,14 @@ def _at_same_path(
     return _change(kind, old, new, below, message=message)
 
 
-def _same_bytes(old: FileRecord, new: FileRecord) -> bool:
+def _same_bytes(old: model.FileRecord, new: model.FileRecord) -> bool:
     if has_different_bytes(old, new):
         return False
     shared = any(new.digest(digest.algorithm) is not None for digest in old.digests)
     return shared or (old.upstream_id is not None and old.upstream_id == new.upstream_id)
 
 
-def _changed_fields(old: FileRecord, new: FileRecord) -> str:
+def _changed_fields(old: model.FileRecord, new: model.FileRecord) -> str:
     pairs = {
         "checksums": (set(old.digests), set(new.digests)),
         "URLs": (old.locations, new.locations),
@@ -477,4 +468,4 @@ def _documents(old: DiffSide, new: DiffSide, below: str) -> Iterator[FileChange]
             message = "changed" if all(plain) else "added" if plain[1] else "removed"
             if was is not None and entry is not None and all(plain) and path.endswith(b".jsonl"):
                 message += _changed_metadata(one.read(was[1].hex()), other.read(entry[1].hex()))
-            yield FileChange("document", below + path_to_text(path), message=message)
+            yield FileChange("document", below + model.path_to_text(path), message=message)

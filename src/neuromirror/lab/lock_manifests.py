@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, NamedTuple, S
 import msgspec
 import zstandard
 
+from neuromirror import model
 from neuromirror.annex import CLAIM_PREFIX, CLAIMED_LOCATION_KINDS, link_target
 from neuromirror.git import (
     BLOB,
@@ -63,32 +64,6 @@ from neuromirror.git import (
 )
 from neuromirror.index import VersionRow
 from neuromirror.mint import LONGEST_LINE, FrameLimits, ZstdFrameError, decompress_frame, join_lines
-from neuromirror.model import (
-    DESCRIPTION_PATH,
-    BlockDigests,
-    CommitId,
-    Count,
-    DatasetId,
-    DatasetName,
-    Evidence,
-    InvalidDocumentError,
-    NeuromirrorError,
-    SingleLine,
-    SnapshotEntry,
-    StateDigest,
-    StateDigestText,
-    count_of,
-    default_piece_size,
-    encode_block_digests,
-    invalid_document_error,
-    is_git_path,
-    is_in_git,
-    manifest_digest,
-    manifest_line,
-    parse_description,
-    parse_json,
-    subdataset_line,
-)
 from neuromirror.model.block_digests import MAX_HEAD_BYTES, decode_head
 from neuromirror.store import (
     ANNEX_BRANCH,
@@ -158,7 +133,7 @@ def file_lines(block: bytes, last: bytes) -> FileLines | None:
         return None
     joined = b"\n%b\n" % b"\n".join(paths)
     is_odd = any(odd in joined for odd in _ODD_IN_PATHS)
-    if is_odd and not all(is_git_path(path.decode()) for path in paths):
+    if is_odd and not all(model.is_git_path(path.decode()) for path in paths):
         return None
     lines = [
         b'{"digest":"%b","path":"%b","size":%b}\n' % (digest, path, size or b"null")
@@ -222,7 +197,7 @@ def write_bundle(
         try:
             create_bundle_of_commits(repository, scratch / "git", draft, refs, MAIN_BRANCH)
         except GitError as error:
-            raise NeuromirrorError(
+            raise model.NeuromirrorError(
                 f"{row.name}: the bundle {into.path / name} cannot be written: {error}"
             ) from error
         draft.chmod(_MODE)
@@ -241,8 +216,8 @@ def store_contradiction(store: Store | None, pin: Pin) -> str:
     if commit in (None, pin.commit):
         return ""
     with ObjectReader(repository.path) as reader:
-        content = reader.read(f"{commit}:{DESCRIPTION_PATH}")
-    if parse_description(content, DESCRIPTION_PATH).get("kind") != "published":
+        content = reader.read(f"{commit}:{model.DESCRIPTION_PATH}")
+    if model.parse_description(content, model.DESCRIPTION_PATH).get("kind") != "published":
         return ""
     return (
         f"the lock file pins commit {pin.commit} for the published version {pin.version}, but it "
@@ -274,11 +249,11 @@ BLOCK_DIGESTS_NAME: Final = re.compile(rf"([0-9a-f]{{64}}){re.escape(BLOCK_DIGES
 _BLOCK: Final = 1 << 20
 
 
-class LockManifestMissingError(NeuromirrorError):
+class LockManifestMissingError(model.NeuromirrorError):
     """The manifest of a pin, or another file beside the lock file, is missing."""
 
 
-class LockManifestDamagedError(NeuromirrorError):
+class LockManifestDamagedError(model.NeuromirrorError):
     """A file beside a lock file is invalid, or not the one that the lock file states."""
 
 
@@ -442,7 +417,7 @@ class LockBlockDigests:
         """Yield the annex keys, in the order of the file."""
         return iter(self._positions)
 
-    def read(self, key: str) -> BlockDigests | None:
+    def read(self, key: str) -> model.BlockDigests | None:
         """Return the block digests of a key's content; None if there are none.
 
         Raises
@@ -458,7 +433,7 @@ class LockBlockDigests:
             raise self._damaged("was changed while it was in use")
         try:
             found = check_encoded(content, str(self._path), key)[1]
-        except InvalidDocumentError as error:
+        except model.InvalidDocumentError as error:
             raise self._damaged(f"is damaged ({error})") from error
         return msgspec.structs.replace(found, sender=str(self._path))
 
@@ -468,7 +443,7 @@ class LockBlockDigests:
         while line := self._file.readline(MAX_HEAD_BYTES + 1):
             try:
                 head = decode_head(line.removesuffix(b"\n"), str(self._path))
-            except InvalidDocumentError as error:
+            except model.InvalidDocumentError as error:
                 raise self._damaged(f"is damaged ({error})") from error
             length = len(line) + head.body_length
             if not line.endswith(b"\n") or length > left or head.key <= before:
@@ -502,12 +477,12 @@ class PinnedDigests:
         """Add the key of a file of some size, which may have no block digests."""
         if self._names and block_digests_name(key) in self._names:
             self._keys.add(key)
-        elif size is not None and size > default_piece_size(size):
+        elif size is not None and size > model.default_piece_size(size):
             self._missing.add(key)
 
     def summary(self) -> str:
         """Return how many contents have block digests, for a message."""
-        found = f"block digests of {count_of(len(self._keys), 'file')}"
+        found = f"block digests of {model.count_of(len(self._keys), 'file')}"
         if not self._missing:
             return found
         return (
@@ -534,7 +509,7 @@ class PinnedDigests:
             with os.fdopen(handle, "wb") as file:
                 for key in sorted(self._keys):
                     if (known := self._own.find(key)) is not None:
-                        encoded = encode_block_digests(key, known)
+                        encoded = model.encode_block_digests(key, known)
                         whole.update(encoded)
                         file.write(encoded)
                 file.flush()
@@ -559,7 +534,9 @@ _DIGEST = re.compile(
 )
 _KEY = re.compile(r"[A-Z0-9_]+(?:-[smSC][0-9]{1,18})*--[^\x00-\x20\x7f]+")
 _LINE_BREAK = re.compile(r"[\x00\r\n]")
-_EVIDENCE = {kind.value: kind for kind in (Evidence.SHA256, Evidence.MD5, Evidence.ETAG)}
+_EVIDENCE = {
+    kind.value: kind for kind in (model.Evidence.SHA256, model.Evidence.MD5, model.Evidence.ETAG)
+}
 
 
 class LockManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -571,13 +548,13 @@ class LockManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"
     """
 
     manifest: Annotated[int, msgspec.Meta(ge=1)]
-    dataset: DatasetName
-    dataset_id: DatasetId
-    source: SingleLine
-    version: SingleLine
-    commit: CommitId
-    tree: CommitId
-    state: StateDigestText
+    dataset: model.DatasetName
+    dataset_id: model.DatasetId
+    source: model.SingleLine
+    version: model.SingleLine
+    commit: model.CommitId
+    tree: model.CommitId
+    state: model.StateDigestText
     form: Annotated[str, msgspec.Meta(pattern=r"^(?:files|manifest)\Z")]
     commit_object: str
     remotes: str = ""
@@ -633,12 +610,12 @@ class ListedFile(
     in_git: bool = True
 
     @property
-    def evidence(self) -> Evidence:
+    def evidence(self) -> model.Evidence:
         """Return the evidence for the content."""
         algorithm = self.digest.partition(":")[0]
         if algorithm != "none":
             return _EVIDENCE[algorithm]
-        return Evidence.NONE if self.size is None else Evidence.SIZE
+        return model.Evidence.NONE if self.size is None else model.Evidence.SIZE
 
 
 class ListedSubdataset(msgspec.Struct, frozen=True, gc=False, rename={"dataset_id": "dataset"}):
@@ -661,12 +638,12 @@ class ListedSubdataset(msgspec.Struct, frozen=True, gc=False, rename={"dataset_i
     """
 
     path: str
-    dataset_id: DatasetId
-    name: DatasetName
-    commit: CommitId
-    state: StateDigestText
-    files: Count
-    bytes: Count
+    dataset_id: model.DatasetId
+    name: model.DatasetName
+    commit: model.CommitId
+    state: model.StateDigestText
+    files: model.Count
+    bytes: model.Count
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -678,7 +655,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     path: str
     digest: str | None = None
     key: str = ""
-    size: Count | None = None
+    size: model.Count | None = None
     urls: tuple[str, ...] = ()
     checked: bool = False
     git: bool = True
@@ -696,7 +673,9 @@ _decode_subdataset = msgspec.json.Decoder(ListedSubdataset).decode
 _decode_head = msgspec.json.Decoder(LockManifestHead).decode
 
 
-def manifest_entry(placed: SnapshotEntry, mirror: str, form: str) -> ListedFile | ListedSubdataset:
+def manifest_entry(
+    placed: model.SnapshotEntry, mirror: str, form: str
+) -> ListedFile | ListedSubdataset:
     """Convert an entry of a snapshot to an entry of the manifest beside a lock file.
 
     ``mirror`` is the name of the mirror; ``form`` the form of the dataset, ``files`` or
@@ -718,19 +697,19 @@ def manifest_entry(placed: SnapshotEntry, mirror: str, form: str) -> ListedFile 
         location.url if location.kind not in CLAIMED_LOCATION_KINDS else CLAIM_PREFIX + location.url
         for location in record.locations
     ]
-    digest = manifest_digest(record)
+    digest = model.manifest_digest(record)
     algorithm = digest.partition(":")[0]
     checked = [one.checked for one in record.digests if one.algorithm == algorithm][:1] == [True]
     return ListedFile(
-        path, placed.key, digest, record.size, tuple(urls), checked, is_in_git(placed, form)
+        path, placed.key, digest, record.size, tuple(urls), checked, model.is_in_git(placed, form)
     )
 
 
 def canonical_line(one: ListedFile | ListedSubdataset) -> bytes:
     """Return the line of an entry in the canonical manifest, with its newline."""
     if isinstance(one, ListedSubdataset):
-        return subdataset_line(one.path.encode(), one.dataset_id, one.state)
-    return manifest_line(one.path.encode(), one.digest, one.size)
+        return model.subdataset_line(one.path.encode(), one.dataset_id, one.state)
+    return model.manifest_line(one.path.encode(), one.digest, one.size)
 
 
 def plain_names(description: Mapping[str, Any]) -> list[str]:
@@ -770,7 +749,7 @@ class LockManifestWriter:
             self._file, closefd=False
         )
         self._content = hashlib.sha256()
-        self._state = StateDigest()
+        self._state = model.StateDigest()
         self._block = bytearray(_encode(head) + b"\n")
 
     def __enter__(self) -> Self:
@@ -926,7 +905,7 @@ class LockManifestReader:
             raise self._damaged("it is empty or truncated")
         try:
             self.head = _head(self._first[:-1])
-        except InvalidDocumentError as error:
+        except model.InvalidDocumentError as error:
             raise self._damaged(f"its head is invalid: {error}") from None
         if pinned is not None:
             self._check_head(pinned)
@@ -985,7 +964,7 @@ class LockManifestReader:
             An entry, or the validated lines of files, each with its newline and in the form of
             :class:`ListedFile`.
         """
-        state, last, files, number = StateDigest(), b"", 0, 1
+        state, last, files, number = model.StateDigest(), b"", 0, 1
         tree = _TreeId() if check_tree and self._pinned is not None else None
         blocks = self._blocks()
         if next(blocks) != self._first:
@@ -1043,7 +1022,9 @@ class LockManifestReader:
         try:
             return _line(line)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise self._damaged(str(invalid_document_error(error, f"line {number}"))) from None
+            raise self._damaged(
+                str(model.invalid_document_error(error, f"line {number}"))
+            ) from None
         except ValueError as error:
             raise self._damaged(f"line {number} is invalid: {error}") from error
 
@@ -1089,17 +1070,17 @@ def _head(line: bytes) -> LockManifestHead:
     InvalidDocumentError
         The head is invalid, or of a later version of the format.
     """
-    table = parse_json(line, "the head")
+    table = model.parse_json(line, "the head")
     version = table.get("manifest") if isinstance(table, dict) else None
     if isinstance(version, int) and version > MANIFEST_VERSION:
         supported = f"version {MANIFEST_VERSION} at most (install a newer neuromirror)"
-        raise InvalidDocumentError("the head", "manifest", supported, str(version))
+        raise model.InvalidDocumentError("the head", "manifest", supported, str(version))
     try:
         head = _decode_head(line)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise invalid_document_error(error, "the head") from None
+        raise model.invalid_document_error(error, "the head") from None
     if not is_ref_name(f"{TAG_PREFIX}{head.version}"):
-        raise InvalidDocumentError(
+        raise model.InvalidDocumentError(
             "the head", "version", "a valid name of a git tag", repr(head.version)
         )
     return head
@@ -1114,10 +1095,10 @@ def _line(content: bytes) -> ManifestEntry:
         The line is invalid.
     """
     line = _decode(content)
-    if not is_git_path(line.path):
+    if not model.is_git_path(line.path):
         raise ValueError(f"{line.path!r} is not a path that git checks out")
     if len(_encode(line)) != len(content):
-        parse_json(content, "it")  # reject duplicate members, which change the length
+        model.parse_json(content, "it")  # reject duplicate members, which change the length
     if line.digest is not None:
         _check_file(line)
         return ListedFile(

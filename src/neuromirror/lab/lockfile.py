@@ -27,24 +27,10 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct, field
 
-from neuromirror import __version__
+from neuromirror import __version__, model
 from neuromirror.annex import VaultAddress, VaultKind, is_vault_url, vault_addresses
 from neuromirror.lab.clone_urls import refuse_clone_url
 from neuromirror.lab.globs import Globs
-from neuromirror.model import (
-    CommitId,
-    ConfigurationError,
-    Count,
-    DatasetName,
-    DatasetRef,
-    Evidence,
-    InvalidDocumentError,
-    Retention,
-    SingleLine,
-    StateDigestText,
-    check_values,
-    escape_unprintable,
-)
 from neuromirror.model.validation import analysed_type
 from neuromirror.net import redact
 
@@ -276,13 +262,13 @@ def parse_location(text: str) -> VaultAddress:
     if text.startswith("s3:"):
         vault = PinnedVault("vault", "0" * 8 + "-0000" * 3 + "-" + "0" * 12, VaultKind.S3, text)
         if problem := vault.problem():
-            raise ConfigurationError(problem)
+            raise model.ConfigurationError(problem)
         return vault.address
     if is_vault_url(text):
         return VaultAddress(VaultKind.DIRECTORY, text)
     folder = Path(text)
     if not (folder / "annex" / "objects").is_dir():
-        raise ConfigurationError(
+        raise model.ConfigurationError(
             f"{redact(text)} is no vault: specify its folder (which has annex/objects), the URL of "
             "this folder, or s3://BUCKET/PREFIX"
         )
@@ -339,7 +325,7 @@ _GitPath = bytes
 """The type ``bytes``, for classes with a field of that name."""
 
 
-class LockUnusableError(ConfigurationError):
+class LockUnusableError(model.ConfigurationError):
     """The file is not a valid lock file."""
 
 
@@ -350,15 +336,15 @@ class LockInconsistentError(LockUnusableError):
 class ResolvedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The label and the DOI of the version that the requested label stood for."""
 
-    version: SingleLine
+    version: model.SingleLine
     doi: str | None = None
 
 
 class PinnedEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Numbers of files whose digest the mirror checked, and of files with only upstream's claim."""
 
-    checked: Count = 0
-    claimed: Count = 0
+    checked: model.Count = 0
+    claimed: model.Count = 0
 
 
 class Pin(
@@ -407,16 +393,16 @@ class Pin(
         The weakest retention of the pinned files.
     """
 
-    name: DatasetName
-    requested: SingleLine
+    name: model.DatasetName
+    requested: model.SingleLine
     resolved: ResolvedVersion
     dataset_id: str
-    source: SingleLine
-    commit: CommitId
-    annex_commit: CommitId
-    tree: CommitId
+    source: model.SingleLine
+    commit: model.CommitId
+    annex_commit: model.CommitId
+    tree: model.CommitId
     swhid: str
-    state: StateDigestText
+    state: model.StateDigestText
     metadata: Annotated[str, msgspec.Meta(pattern=r"^(?:sha256:[0-9a-f]{64})?\Z")] = ""
     manifest: str
     bundle: str | None = None
@@ -424,17 +410,17 @@ class Pin(
     sha256: tuple[Annotated[str, msgspec.Meta(pattern=_STATED_FILE)], ...]
     clone: tuple[str, ...] = ()
     copies: tuple[PinnedVault, ...] = ()
-    files: Count
-    bytes: Count
+    files: model.Count
+    bytes: model.Count
     paths: tuple[str, ...] = ()
-    evidence: dict[Evidence, PinnedEvidence] = {}
-    durability: Retention
+    evidence: dict[model.Evidence, PinnedEvidence] = {}
+    durability: model.Retention
 
     @property
-    def dataset(self) -> DatasetRef:
+    def dataset(self) -> model.DatasetRef:
         """Return the dataset."""
         mirror, _, local_id = self.name.partition(":")
-        return DatasetRef(mirror, local_id, self.source)
+        return model.DatasetRef(mirror, local_id, self.source)
 
     @property
     def version(self) -> str:
@@ -650,13 +636,13 @@ def parse_lock(path: Path, content: bytes) -> Lock:
             f"changed"
         )
     try:
-        check_values(table, str(path))
+        model.check_values(table, str(path))
         pins = msgspec.convert(table, analysed_type(_File)).dataset
-    except InvalidDocumentError as error:
+    except model.InvalidDocumentError as error:
         raise LockUnusableError(f"{error}; {_ADVICE}") from None
     except msgspec.ValidationError as error:
         raise LockUnusableError(
-            f"{path}: {escape_unprintable(_explain_error(str(error), table))}; {_ADVICE}"
+            f"{path}: {model.escape_unprintable(_explain_error(str(error), table))}; {_ADVICE}"
         ) from error
     twice = [name for name, count in Counter(pin.name for pin in pins).items() if count > 1]
     if twice:
@@ -692,7 +678,7 @@ def _table(path: Path, content: bytes) -> dict[str, Any]:
         raise LockUnusableError(f"{path} is nested too deeply for a lock file; {_ADVICE}") from None
     except ValueError as error:
         raise LockUnusableError(
-            f"{path} is not valid TOML: {escape_unprintable(str(error))}; {_ADVICE}"
+            f"{path} is not valid TOML: {model.escape_unprintable(str(error))}; {_ADVICE}"
         ) from error
 
 
@@ -773,7 +759,7 @@ def _check(path: Path, pin: Pin) -> None:
         for url in pin.clone:
             refuse_clone_url(url)
         Globs(pin.paths)
-    except ConfigurationError as error:
+    except model.ConfigurationError as error:
         raise LockUnusableError(f"{path}, {pin.name}: {error}") from error
 
 
@@ -797,7 +783,7 @@ def _lines(pin: Pin) -> dict[str, str]:
     table = msgspec.to_builtins(pin, order=None)
     table["evidence"] = {
         evidence.value: table["evidence"][evidence.value]
-        for evidence in Evidence
+        for evidence in model.Evidence
         if evidence in pin.evidence
     }
     return {name: f"{name} = {_to_toml(value)}" for name, value in table.items() if value != {}}

@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 import msgspec
 from msgspec import Struct, field
 
+from neuromirror import model
 from neuromirror.config.addresses import catalogue_page
 from neuromirror.git import ObjectReader
 from neuromirror.index import (
@@ -66,16 +67,6 @@ from neuromirror.lab.lockfile import (
 )
 from neuromirror.lab.output_files import exclusive_write
 from neuromirror.lab.verify import pinned_items
-from neuromirror.model import (
-    DESCRIPTION_PATH,
-    ConfigurationError,
-    Evidence,
-    NeuromirrorError,
-    Retention,
-    alias_of,
-    load_snapshot_entry,
-    parse_description,
-)
 from neuromirror.model.errors import format_bytes
 from neuromirror.net import Session, only_host_of
 from neuromirror.store import SafeFolder, Store, published_vaults, write_atomically
@@ -88,9 +79,9 @@ _OWN_FILE_NAME = re.compile(
 )
 
 _PERISHABLE = {
-    Retention.DRAFT: "upstream may delete replaced files of a draft (DANDI after 30 days)",
-    Retention.ARCHIVED: "files in an archive storage class are not readable before a restore",
-    Retention.MUTABLE_BUCKET: "content that upstream overwrites or deletes is lost at once",
+    model.Retention.DRAFT: "upstream may delete replaced files of a draft (DANDI after 30 days)",
+    model.Retention.ARCHIVED: "files in an archive storage class are not readable before a restore",
+    model.Retention.MUTABLE_BUCKET: "content that upstream overwrites or deletes is lost at once",
 }
 
 
@@ -148,12 +139,12 @@ def pin_request_for_clone(folder: Path, index: Index) -> PinRequest:
         minted = clone.newest_minted(head)
         description = None if minted is None else clone.describe(minted)
     if description is None or not description.dataset:
-        raise NeuromirrorError(
+        raise model.NeuromirrorError(
             f"{folder}: the checked-out commit {head[:12]} was not created by a mirror; specify "
             f"a VERSION"
         )
     if minted != head:
-        raise NeuromirrorError(
+        raise model.NeuromirrorError(
             f"{folder}: the checked-out commit {head[:12]} was not created by the mirror, but "
             f"follows "
             f"{description.dataset}@{description.label}. A lock file can pin commits of the mirror "
@@ -210,7 +201,7 @@ def pin(
     """
     names = [*(one.dataset for one in requests), *remove]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigurationError(
+        raise model.ConfigurationError(
             f"{twice} is named twice; a lock file has one version per dataset (use a second lock "
             "file for another version)"
         )
@@ -265,7 +256,7 @@ def remove_pins(pins: dict[str, Pin], names: Iterable[str], path: Path) -> list[
     outcomes = []
     for name in names:
         if pins.pop(name, None) is None:
-            raise ConfigurationError(f"{path} has no pin of {name}; nothing was changed")
+            raise model.ConfigurationError(f"{path} has no pin of {name}; nothing was changed")
         outcomes.append(Outcome("pin", "ok", name, "removed from the lock file", name))
     return outcomes
 
@@ -330,7 +321,7 @@ def own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True
     UnsafePathError
         A component of the path is a symlink.
     """
-    return beside.folder(lock.folder.name, alias_of(name), create=create)
+    return beside.folder(lock.folder.name, model.alias_of(name), create=create)
 
 
 def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
@@ -345,7 +336,7 @@ def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -
     except FileNotFoundError:
         return
     with beside.folder(lock.folder.name) as above:
-        above.rmdir(alias_of(name))
+        above.rmdir(model.alias_of(name))
         if above.names():
             return
     beside.rmdir(lock.folder.name)
@@ -397,10 +388,10 @@ class _PinTotals(Struct):
     files: int = 0
     bytes: int = 0
     evidence_counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    retentions: set[Retention] = field(default_factory=set)
-    _last: Retention | None = None
+    retentions: set[model.Retention] = field(default_factory=set)
+    _last: model.Retention | None = None
 
-    def add(self, one: ListedFile, retention: Retention) -> None:
+    def add(self, one: ListedFile, retention: model.Retention) -> None:
         self.files += 1
         self.bytes += one.size or 0
         # hashing enum members is slow for a million files
@@ -409,18 +400,18 @@ class _PinTotals(Struct):
             self.retentions.add(retention)
             self._last = retention
 
-    def evidence(self) -> dict[Evidence, PinnedEvidence]:
+    def evidence(self) -> dict[model.Evidence, PinnedEvidence]:
         counts = {
             kind: PinnedEvidence(
                 self.evidence_counts[kind.value, True], self.evidence_counts[kind.value, False]
             )
-            for kind in Evidence
+            for kind in model.Evidence
         }
         return {kind: one for kind, one in counts.items() if one.checked or one.claimed}
 
-    def durability(self) -> Retention:
+    def durability(self) -> model.Retention:
         """Return the weakest retention; the strongest if there is no file."""
-        return next((one for one in RETENTION if one in self.retentions), Retention.PUBLISHED)
+        return next((one for one in RETENTION if one in self.retentions), model.Retention.PUBLISHED)
 
 
 _FIELDS_OF_ROW: Final = ("commit", "annex_commit", "tree", "swhid", "state", "metadata")
@@ -471,7 +462,7 @@ class _PinWriter(Struct, eq=False):
         unmatched = [glob for glob, _ in globs.unmatched()]
         # a kept glob may have lost its files in a new version
         if unmatched and (request.paths is not None or len(unmatched) == len(paths)):
-            raise ConfigurationError(
+            raise model.ConfigurationError(
                 f"{row.name}: no file matches {' or '.join(unmatched)}; "
                 f"'neuromirror files {row.name}' lists the files"
             )
@@ -550,8 +541,9 @@ class _PinWriter(Struct, eq=False):
         repository = self.store.repositories.of(dataset)
         self._vaults |= published_vaults(self.store, dataset)
         with ObjectReader(repository.path) as reader:
-            description = parse_description(
-                reader.read(f"{row.commit}:{DESCRIPTION_PATH}"), f"{row.name}: {DESCRIPTION_PATH}"
+            description = model.parse_description(
+                reader.read(f"{row.commit}:{model.DESCRIPTION_PATH}"),
+                f"{row.name}: {model.DESCRIPTION_PATH}",
             )
             head = _head(reader, row, description.get("form", "files"))
             with LockManifestWriter(self.folder, target.name, head) as writer:
@@ -560,7 +552,7 @@ class _PinWriter(Struct, eq=False):
                 for name in plain_names(description):
                     writer.add_plain(name, reader.read(f"{row.commit}:{name}"))
                 for line in stored_record_lines(self.store, row):
-                    placed = load_snapshot_entry(line)
+                    placed = model.load_snapshot_entry(line)
                     one = manifest_entry(placed, row.mirror, head.form)
                     writer.add(one)
                     path = (prefix + placed.git_path).decode()
@@ -578,7 +570,7 @@ class _PinWriter(Struct, eq=False):
 def _head(reader: ObjectReader, row: VersionRow, form: str) -> LockManifestHead:
     commit = reader.read(row.commit).decode("utf-8")
     if commit.partition("\n")[0] != f"tree {row.tree}":
-        raise NeuromirrorError(
+        raise model.NeuromirrorError(
             f"{row.name}: its tree is {row.tree} in the index and another one in the store; run "
             "'neuromirror rebuild-index'"
         )
@@ -706,25 +698,27 @@ def _fetch(request: CataloguePins, folder: Path) -> Lock:
         _unpack(archive, folder)
         lock = load_lock(folder / _LOCK)
     except (zipfile.BadZipFile, LockUnusableError) as error:
-        raise NeuromirrorError(
+        raise model.NeuromirrorError(
             f"{request.base}: the response is not a lock file: {error}"
         ) from error
-    except ConfigurationError:
+    except model.ConfigurationError:
         raise
-    except NeuromirrorError as error:
-        raise NeuromirrorError(
+    except model.NeuromirrorError as error:
+        raise model.NeuromirrorError(
             f"{', '.join(request.names)}: {request.base} cannot provide a lock file: {error}"
         ) from error
     if [one.name for one in lock.datasets] != [name.partition("@")[0] for name in request.names]:
-        raise NeuromirrorError(f"{request.base}: its lock file has other datasets than requested")
+        raise model.NeuromirrorError(
+            f"{request.base}: its lock file has other datasets than requested"
+        )
     for pinned in lock.datasets:
         if pinned.manifest != _manifest_name(Path(_LOCK), pinned):
-            raise NeuromirrorError(
+            raise model.NeuromirrorError(
                 f"{request.base}: its lock file has an unexpected manifest, {pinned.manifest!r}"
             )
         for item in pinned_items(lock, pinned):
             if isinstance(item, Finding) and item.failed:
-                raise NeuromirrorError(
+                raise model.NeuromirrorError(
                     f"{request.base}: its manifest of {pinned.version} is damaged: {item.message}"
                 )
     return lock
@@ -736,7 +730,9 @@ def _save(chunks: Iterator[bytes | memoryview], archive: Path, base: str) -> Non
         for chunk in chunks:
             received += len(chunk)
             if received > _MAX_BYTES:
-                raise NeuromirrorError(f"{base}: the lock file has more than {_MAX_BYTES} bytes")
+                raise model.NeuromirrorError(
+                    f"{base}: the lock file has more than {_MAX_BYTES} bytes"
+                )
             file.write(chunk)
 
 
@@ -791,7 +787,7 @@ def _merge(
     for source in fetched:
         for found in source.datasets:
             if found.name in changed:
-                raise ConfigurationError(
+                raise model.ConfigurationError(
                     f"{found.name} is specified twice; a lock file has one version per dataset"
                 )
             changed.append(found.name)

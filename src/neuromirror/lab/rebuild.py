@@ -33,6 +33,7 @@ from typing import Any, ClassVar, NamedTuple
 from msgspec.structs import replace
 from pydantic import BaseModel
 
+from neuromirror import git, model
 from neuromirror.annex import (
     UrlRemote,
     find_pointer_key,
@@ -44,24 +45,6 @@ from neuromirror.annex import (
 )
 from neuromirror.config.mirror_files import GuardSettings
 from neuromirror.crawl import Mirror, Recorder, Visit, VisitOutcome, release_hold, visit_dataset
-from neuromirror.git import (
-    BLOB,
-    COMMIT,
-    GITLINK_MODE,
-    REGULAR_FILE_MODE,
-    SYMLINK_MODE,
-    BatchObjectReader,
-    GitError,
-    ListedEntry,
-    ObjectMissingError,
-    ObjectReader,
-    Pack,
-    PackWriter,
-    TreeBuilder,
-    check_pack,
-    list_tree,
-    start_git,
-)
 from neuromirror.index import SubdatasetRow, VersionRow
 from neuromirror.lab.lock_manifests import (
     ListedFile,
@@ -75,17 +58,6 @@ from neuromirror.lab.lock_manifests import (
 from neuromirror.mint import MINT_SPEC, LineSorter, commit_bytes
 from neuromirror.mint.annex_branch import REMOTE_LOG, TRUST_LOG, UUID_LOG, AnnexBranchWriter
 from neuromirror.mint.annex_worker import AnnexWorker, run_worker
-from neuromirror.model import (
-    DESCRIPTION_PATH,
-    DatasetHint,
-    DatasetRef,
-    NeuromirrorError,
-    VersionKind,
-    VersionRef,
-    manifest_digest,
-    parse_description,
-    path_to_text,
-)
 from neuromirror.sources import Listing, ListingEntry, Source, VisitContext
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, Store
 
@@ -96,7 +68,7 @@ _MAX_POINTER_BYTES = 80 << 10
 _BATCH = 1000
 
 
-class CommitUnreadableError(NeuromirrorError):
+class CommitUnreadableError(model.NeuromirrorError):
     """A commit was not minted by a mirror, or cannot be read by git."""
 
 
@@ -118,12 +90,12 @@ class MintedCommit:
     description: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        with ObjectReader(self.git_dir) as reader:
+        with git.ObjectReader(self.git_dir) as reader:
             try:
                 self.tree = reader.read_commit_tree(self.commit).hex()
-                content = reader.read(f"{self.commit}:{DESCRIPTION_PATH}")
-                self.description = parse_description(content, DESCRIPTION_PATH)
-            except (ObjectMissingError, ValueError) as error:
+                content = reader.read(f"{self.commit}:{model.DESCRIPTION_PATH}")
+                self.description = model.parse_description(content, model.DESCRIPTION_PATH)
+            except (git.ObjectMissingError, ValueError) as error:
                 raise CommitUnreadableError(
                     f"commit {self.commit} in {self.git_dir} was not created by neuromirror: "
                     f"{error}"
@@ -150,11 +122,11 @@ class MintedCommit:
             The commit cannot be read.
         """
         with ExitStack() as stack:
-            objects = stack.enter_context(BatchObjectReader(self.git_dir))
+            objects = stack.enter_context(git.BatchObjectReader(self.git_dir))
             sizes = stack.enter_context(
-                start_git(self.git_dir, "cat-file", "--batch-check=%(objectsize)")
+                git.start_git(self.git_dir, "cat-file", "--batch-check=%(objectsize)")
             )
-            entries = stack.enter_context(closing(list_tree(self.git_dir, self.commit)))
+            entries = stack.enter_context(closing(git.list_tree(self.git_dir, self.commit)))
             try:
                 while some := list(islice(entries, _BATCH)):
                     yield from self._read(some, objects, sizes)
@@ -163,11 +135,14 @@ class MintedCommit:
                     f"commit {self.commit} in {self.git_dir} was not created by neuromirror: "
                     f"{error}"
                 ) from error
-            except GitError as error:
+            except git.GitError as error:
                 raise CommitUnreadableError(str(error)) from error
 
     def _read(
-        self, entries: list[ListedEntry], objects: BatchObjectReader, sizes: subprocess.Popen[bytes]
+        self,
+        entries: list[git.ListedEntry],
+        objects: git.BatchObjectReader,
+        sizes: subprocess.Popen[bytes],
     ) -> Iterator[ListedFile | ListedSubdataset]:
         assert sizes.stdin is not None
         assert sizes.stdout is not None
@@ -188,21 +163,21 @@ class MintedCommit:
             [
                 sha.encode()
                 for mode, sha, _ in entries
-                if mode == SYMLINK_MODE or is_small(mode, sha)
+                if mode == git.SYMLINK_MODE or is_small(mode, sha)
             ]
         )
         for mode, sha, path in entries:
-            if mode == SYMLINK_MODE:
+            if mode == git.SYMLINK_MODE:
                 yield _file(path, _existing(next(contents)))
             elif is_small(mode, sha):
                 key = find_pointer_key(_existing(next(contents)))
                 if key is not None:
                     yield _listed(path, key)
-            elif mode == GITLINK_MODE:
+            elif mode == git.GITLINK_MODE:
                 yield self._subdataset(path, sha)
 
     def _subdataset(self, path: bytes, commit: str) -> ListedSubdataset:
-        name = path_to_text(path)
+        name = model.path_to_text(path)
         subdataset = self.description.get("parts", {}).get(name)
         if subdataset is None:
             raise CommitUnreadableError(
@@ -247,7 +222,7 @@ def _file(path: bytes, target: bytes) -> ListedFile:
 def _listed(path: bytes, key: str) -> ListedFile:
     try:
         record = record_of_key(key, path)
-        return ListedFile(path.decode(), key, manifest_digest(record), record.size)
+        return ListedFile(path.decode(), key, model.manifest_digest(record), record.size)
     except ValueError as error:
         raise CommitUnreadableError(f"{path!r} was not created by a mirror: {error}") from error
 
@@ -271,8 +246,8 @@ class SelectedVersionsSource:
     def __init__(
         self,
         source: Source,
-        versions: Sequence[VersionRef],
-        upstream_versions: Mapping[str, VersionRef] | None = None,
+        versions: Sequence[model.VersionRef],
+        upstream_versions: Mapping[str, model.VersionRef] | None = None,
     ) -> None:
         self._source = source
         self._versions = list(versions)
@@ -282,15 +257,15 @@ class SelectedVersionsSource:
         self.capabilities, self.estimate = source.capabilities, source.estimate
         self.superdataset = source.superdataset
 
-    def versions(self, dataset: DatasetRef) -> list[VersionRef]:
+    def versions(self, dataset: model.DatasetRef) -> list[model.VersionRef]:
         """Return the selected versions."""
         return self._versions
 
-    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
+    def history(self, dataset: model.DatasetRef, since: datetime | None) -> list[model.VersionRef]:
         """Return no earlier states; they are among the selected versions if requested."""
         return []
 
-    def listing(self, version: VersionRef, context: VisitContext) -> Listing:
+    def listing(self, version: model.VersionRef, context: VisitContext) -> Listing:
         """Return the listing of a version, or of an earlier state under its new name."""
         upstream_version = self._upstream_versions.get(version.upstream)
         if upstream_version is None:
@@ -312,7 +287,7 @@ class _RenamedListing(Listing):
         self.version = replace(self._listing.version, upstream=self._upstream)
         self.facts, self.documents = self._listing.facts, self._listing.documents
 
-    def confirm_version(self) -> VersionRef:
+    def confirm_version(self) -> model.VersionRef:
         return replace(self._listing.confirm_version(), upstream=self._upstream)
 
     def problems(self) -> Sequence[str]:
@@ -334,7 +309,7 @@ class Reminter:
     """
 
     def __init__(
-        self, mirror: Mirror, hint: DatasetHint, scratch: Store, recorder: Recorder
+        self, mirror: Mirror, hint: model.DatasetHint, scratch: Store, recorder: Recorder
     ) -> None:
         # listings that a real store would hold are minted here
         guards = GuardSettings(max_removed_percent=100, settle_minutes=0)
@@ -343,7 +318,7 @@ class Reminter:
         self._recorder = recorder
         self.store = scratch
 
-    def mint(self, source: Source, version: VersionRef) -> VersionRow:
+    def mint(self, source: Source, version: model.VersionRef) -> VersionRow:
         """Mint all versions of a source up to ``version``, the last one; return its row.
 
         Raises
@@ -366,10 +341,10 @@ class Reminter:
                 visit_dataset(replace(visit, outcome=outcome))
         if outcome.problems:
             why = "; ".join(outcome.problems)
-            raise NeuromirrorError(
+            raise model.NeuromirrorError(
                 f"{dataset.name} {version.upstream} cannot be minted again: {why}"
             )
-        published = version.kind is VersionKind.PUBLISHED
+        published = version.kind is model.VersionKind.PUBLISHED
         minted = self._recorder.ask(
             lambda index: (
                 index.versions.published(dataset.name, version.upstream)
@@ -380,7 +355,7 @@ class Reminter:
         if minted is None:
             problems = [*outcome.incidents, *outcome.hold_messages, outcome.waiting_reason]
             why = "; ".join(filter(None, problems)) or "the visit created no version"
-            raise NeuromirrorError(
+            raise model.NeuromirrorError(
                 f"{dataset.name} {version.upstream} cannot be minted again: {why}"
             )
         return minted
@@ -405,7 +380,9 @@ def annex_branch_worker(manifest: LockManifestReader, git_dir: Path) -> AnnexWor
     return AnnexWorker("neuromirror.lab.rebuild", task)
 
 
-def write_annex_branch(manifest: LockManifestReader, git_dir: Path) -> tuple[bytes, Pack | None]:
+def write_annex_branch(
+    manifest: LockManifestReader, git_dir: Path
+) -> tuple[bytes, git.Pack | None]:
     """Write the git-annex branch with the URLs of a manifest.
 
     Returns
@@ -419,7 +396,11 @@ def write_annex_branch(manifest: LockManifestReader, git_dir: Path) -> tuple[byt
         The manifest is invalid.
     """
     packs = git_dir / "objects" / "pack"
-    with PackWriter(packs) as pack, LineSorter(git_dir) as logs, ObjectReader(git_dir) as reader:
+    with (
+        git.PackWriter(packs) as pack,
+        LineSorter(git_dir) as logs,
+        git.ObjectReader(git_dir) as reader,
+    ):
         for line in manifest.lines(check_tree=False):
             if isinstance(line, ListedFile) and line.in_git and line.urls:
                 logs.add(b"\0".join([log_path(line.key), *(url.encode() for url in line.urls)]))
@@ -427,7 +408,7 @@ def write_annex_branch(manifest: LockManifestReader, git_dir: Path) -> tuple[byt
 
 
 def _write_branch(
-    pack: PackWriter, reader: ObjectReader, head: LockManifestHead, logs: Iterable[bytes]
+    pack: git.PackWriter, reader: git.ObjectReader, head: LockManifestHead, logs: Iterable[bytes]
 ) -> bytes:
     stamp = head.parse_commit().committed_at
     holders = [
@@ -455,10 +436,10 @@ def _write_branch(
         f"{head.dataset} {head.version}, made again of its manifest\n\nMirror-Spec: {MINT_SPEC}\n"
     )
     mirror = head.dataset.partition(":")[0]
-    return pack.add(COMMIT, commit_bytes(mirror, tree, None, stamp, message))
+    return pack.add(git.COMMIT, commit_bytes(mirror, tree, None, stamp, message))
 
 
-def _work(task: dict[str, Any]) -> tuple[bytes, Pack | None]:
+def _work(task: dict[str, Any]) -> tuple[bytes, git.Pack | None]:
     manifest = LockManifestReader(Path(task["manifest"]), task["files"], task["sha256"])
     return write_annex_branch(manifest, Path(task["git_dir"]))
 
@@ -513,9 +494,9 @@ def rebuild_repository(manifest: LockManifestReader, git_dir: Path) -> dict[str,
 def _write_commit(manifest: LockManifestReader, git_dir: Path) -> None:
     head = manifest.head
     packs = git_dir / "objects" / "pack"
-    with PackWriter(packs) as checked, PackWriter(packs) as links:
+    with git.PackWriter(packs) as checked, git.PackWriter(packs) as links:
         tree = _write_tree(checked, links, manifest)
-        commit = checked.add(COMMIT, head.commit_object.encode())
+        commit = checked.add(git.COMMIT, head.commit_object.encode())
         if (tree.hex(), commit.hex()) != (head.tree, head.commit):
             raise LockManifestDamagedError(
                 f"the manifest {manifest.path} has the tree {tree.hex()} and the "
@@ -529,10 +510,10 @@ def _write_commit(manifest: LockManifestReader, git_dir: Path) -> None:
         path = _move_pack(finished)
     if head.parse_commit().parents:
         (git_dir / "shallow").write_text(f"{head.commit}\n")
-    check_pack(git_dir, path)
+    git.check_pack(git_dir, path)
 
 
-def _move_pack(pack: Pack) -> Path:
+def _move_pack(pack: git.Pack) -> Path:
     """Move a pack to its final name; return its path."""
     path = pack.pack.with_name(f"{pack.name}.pack")
     os.replace(pack.pack, path)
@@ -540,7 +521,9 @@ def _move_pack(pack: Pack) -> Path:
     return path
 
 
-def _write_tree(checked: PackWriter, links: PackWriter, manifest: LockManifestReader) -> bytes:
+def _write_tree(
+    checked: git.PackWriter, links: git.PackWriter, manifest: LockManifestReader
+) -> bytes:
     """Write trees and plain files to one pack, links to another; return the id of the root tree."""
     with closing(manifest.lines(check_tree=False)) as lines:
         # plain files are first in a manifest
@@ -551,9 +534,11 @@ def _write_tree(checked: PackWriter, links: PackWriter, manifest: LockManifestRe
                 listed = _entries(links, chain([line], lines))
                 break
             plain.append(
-                _Entry(line.path.encode(), REGULAR_FILE_MODE, checked.add(BLOB, line.content))
+                _Entry(
+                    line.path.encode(), git.REGULAR_FILE_MODE, checked.add(git.BLOB, line.content)
+                )
             )
-        trees = TreeBuilder(checked)
+        trees = git.TreeBuilder(checked)
         for entry in _without_duplicates(merge(sorted(plain), listed)):
             trees.add(*entry)
         return trees.finish({})
@@ -573,17 +558,18 @@ def _without_duplicates(entries: Iterable[_Entry]) -> Iterator[_Entry]:
         while prefixes and not entry.path.startswith(prefixes[-1]):
             prefixes.pop()
         if any(entry.path[len(prefix) : len(prefix) + 1] in (b"", b"/") for prefix in prefixes):
+            path = model.path_to_text(entry.path)
             raise LockManifestDamagedError(
-                f"the manifest has {path_to_text(entry.path)!r} twice, or below the path of a file"
+                f"the manifest has {path!r} twice, or below the path of a file"
             )
         prefixes.append(entry.path)
         yield entry
 
 
-def _entries(pack: PackWriter, lines: Iterable[ManifestEntry]) -> Iterator[_Entry]:
+def _entries(pack: git.PackWriter, lines: Iterable[ManifestEntry]) -> Iterator[_Entry]:
     for line in lines:
         path = line.path.encode()
         if isinstance(line, ListedSubdataset):
-            yield _Entry(path, GITLINK_MODE, bytes.fromhex(line.commit))
+            yield _Entry(path, git.GITLINK_MODE, bytes.fromhex(line.commit))
         elif isinstance(line, ListedFile) and line.in_git:
-            yield _Entry(path, SYMLINK_MODE, pack.add(BLOB, link_target(line.key, path)))
+            yield _Entry(path, git.SYMLINK_MODE, pack.add(git.BLOB, link_target(line.key, path)))

@@ -24,23 +24,13 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from neuromirror import model
 from neuromirror.crawl import Mirror, StateDifference, open_recorder
 from neuromirror.crawl.embargo import private_source
 from neuromirror.git import REGULAR_FILE_MODE, SYMLINK_MODE, TREE_MODE, ObjectReader
 from neuromirror.index import Index, SubdatasetRow, VersionRow
 from neuromirror.lab.lock_manifests import stored_record_lines
 from neuromirror.lab.rebuild import Reminter, SelectedVersionsSource
-from neuromirror.model import (
-    ConfigurationError,
-    DatasetHint,
-    SnapshotEntry,
-    VersionKind,
-    VersionRef,
-    count_of,
-    diff_lines,
-    parse_json,
-    path_to_text,
-)
 from neuromirror.sources import DatasetNotFoundError, Source
 from neuromirror.store import TAG_PREFIX, Store
 from neuromirror.store.private_store import is_private_store
@@ -102,7 +92,7 @@ class PathSample(Struct):
         """
         self.count += 1
         if len(self.first) < MAX_NAMED_PATHS:
-            self.first.append(path_to_text(path))
+            self.first.append(model.path_to_text(path))
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -168,7 +158,7 @@ class MintDifferences(Struct):
             (self.links, "symlink", "with another target"),
         ]
         sentences = [
-            f"{count_of(paths.count, what)} {how} ({paths})"
+            f"{model.count_of(paths.count, what)} {how} ({paths})"
             for paths, what, how in counted
             if paths
         ]
@@ -208,7 +198,7 @@ def find_differences(
     old, new = readers
     trees = old.read_commit_tree(commits[0]), new.read_commit_tree(commits[1])
     if trees[0] != trees[1]:
-        between = StateDifference.write(scratch / "differences", diff_lines(*lines))
+        between = StateDifference.write(scratch / "differences", model.diff_lines(*lines))
         for before, after in between.changes():
             _classify(found, before, after)
         _compare_trees(found, old, new, *trees)
@@ -216,7 +206,9 @@ def find_differences(
     return found
 
 
-def _classify(found: MintDifferences, old: SnapshotEntry | None, new: SnapshotEntry | None) -> None:
+def _classify(
+    found: MintDifferences, old: model.SnapshotEntry | None, new: model.SnapshotEntry | None
+) -> None:
     entry = old or new
     assert entry is not None
     if entry.subdataset is not None or (new is not None and new.subdataset is not None):
@@ -260,7 +252,7 @@ def _compare_trees(
 
 def _parse_description(content: bytes) -> dict[str, Any]:
     try:
-        description = parse_json(content, _DESCRIPTION.decode())
+        description = model.parse_json(content, _DESCRIPTION.decode())
     except ValueError:
         return {}
     return description if isinstance(description, dict) else {}
@@ -508,7 +500,7 @@ class _Reproducer(Struct, frozen=True):
 
     def run(self) -> Reproduction:
         row = self.row
-        is_published = row.kind == VersionKind.PUBLISHED.value
+        is_published = row.kind == model.VersionKind.PUBLISHED.value
         stored = self._stored_ids(row)
         whole = Reproduction(
             dataset=row.dataset_name,
@@ -531,7 +523,7 @@ class _Reproducer(Struct, frozen=True):
         with suppress(ValueError):
             named = source.dataset(row.local_id).source_uri
         if named != row.source_uri:
-            raise ConfigurationError(
+            raise model.ConfigurationError(
                 f"{self.mirror.path}: the archive is {source.uri}, but {row.dataset_name} "
                 f"in this store is {row.source_uri}; use the right --mirrors or --store"
             )
@@ -551,10 +543,14 @@ class _Reproducer(Struct, frozen=True):
     # --- published versions
 
     def _reproduce_published(
-        self, whole: Reproduction, source: Source, hint: DatasetHint, versions: list[VersionRef]
+        self,
+        whole: Reproduction,
+        source: Source,
+        hint: model.DatasetHint,
+        versions: list[model.VersionRef],
     ) -> Reproduction:
         row = self.row
-        listed = [one for one in versions if one.kind is VersionKind.PUBLISHED]
+        listed = [one for one in versions if one.kind is model.VersionKind.PUBLISHED]
         names = [one.upstream for one in listed]
         if row.upstream not in names:
             return replace(whole, message=f"upstream no longer lists version {row.upstream}")
@@ -599,10 +595,14 @@ class _Reproducer(Struct, frozen=True):
     # --- observed states
 
     def _reproduce_observed(
-        self, whole: Reproduction, source: Source, hint: DatasetHint, versions: list[VersionRef]
+        self,
+        whole: Reproduction,
+        source: Source,
+        hint: model.DatasetHint,
+        versions: list[model.VersionRef],
     ) -> Reproduction:
         row = self.row
-        observed = [one for one in versions if one.kind is VersionKind.OBSERVED]
+        observed = [one for one in versions if one.kind is model.VersionKind.OBSERVED]
         present = next((one for one in observed if one.upstream == row.upstream), None)
         found: tuple[_Comparison, VersionRow] | None = None
         if present is not None:
@@ -652,10 +652,10 @@ class _Reproducer(Struct, frozen=True):
 
     def _remint_state(
         self,
-        version: VersionRef,
-        upstream_version: VersionRef | None,
+        version: model.VersionRef,
+        upstream_version: model.VersionRef | None,
         source: Source,
-        hint: DatasetHint,
+        hint: model.DatasetHint,
         folder: str,
     ) -> tuple[_Comparison, VersionRow]:
         """Mint an observed state; return its comparison with the version, and its row."""
@@ -668,7 +668,7 @@ class _Reproducer(Struct, frozen=True):
             minted = reminter.mint(narrowed, version)
             return self._compare(self.row, minted, reminter, _OBSERVED), minted
 
-    def _earlier_candidates(self, source: Source) -> list[VersionRef]:
+    def _earlier_candidates(self, source: Source) -> list[model.VersionRef]:
         """Return the earlier upstream states that may be the version, most likely first."""
         row = self.row
         states = source.history(self.row.dataset_ref, None)
@@ -687,7 +687,7 @@ class _Reproducer(Struct, frozen=True):
     # --- both
 
     @contextmanager
-    def _open_reminter(self, folder: str, hint: DatasetHint) -> Iterator[Reminter]:
+    def _open_reminter(self, folder: str, hint: model.DatasetHint) -> Iterator[Reminter]:
         scratch = Store.open(self.scratch / folder, create=True)
         with open_recorder(scratch, scratch.index_path) as recorder:
             yield Reminter(self.mirror, hint, scratch, recorder)
@@ -759,7 +759,7 @@ def _ids_of(row: VersionRow) -> VersionIds:
 
 
 def _history_difference(
-    number: int, chain: Sequence[VersionRef], kept: Sequence[VersionRow]
+    number: int, chain: Sequence[model.VersionRef], kept: Sequence[VersionRow]
 ) -> tuple[str, str] | None:
     """Return a label and the problem if upstream and store differ at a position of the chain."""
     listed = chain[number].upstream
@@ -783,7 +783,7 @@ def _equal_to(whole: Reproduction, compared: _Comparison, what: str) -> Reproduc
 
 
 def _upstream_change(
-    row: VersionRow, minted: VersionRow, present: VersionRef, found: MintDifferences
+    row: VersionRow, minted: VersionRow, present: model.VersionRef, found: MintDifferences
 ) -> str:
     """Return how upstream shows that its state has changed, or an empty text."""
     if minted.upstream_time is None and row.upstream_time is None:

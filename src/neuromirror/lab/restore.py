@@ -22,17 +22,8 @@ from urllib.parse import urlsplit
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from neuromirror import git
 from neuromirror.annex import SkippedRemote, VaultAddress, initialize, skipped_remotes_message
-from neuromirror.git import (
-    FSCK_OPTIONS,
-    REMOTE_OPTIONS,
-    GitError,
-    ObjectsRefusedError,
-    check_objects,
-    read_bundle_refs,
-    ref_creation_commands,
-    with_redirect_advice,
-)
 from neuromirror.lab.clone_urls import clone_urls, subdataset_url, to_git_url
 from neuromirror.lab.lock_manifests import (
     ListedSubdataset,
@@ -173,7 +164,7 @@ def _fill_from_store(path: Path, origin_url: str, repository: Path) -> None:
     """Fetch the commits from the dataset's repository in a local store."""
     try:
         _fetch(repository, str(path), _ALL_REFS, _LOCAL_PROTOCOLS)
-    except GitError as error:
+    except git.GitError as error:
         raise StrategyFailedError(f"git cannot read {path}: {error}") from error
     run_git(repository, "remote", "add", "origin", origin_url)
 
@@ -189,8 +180,8 @@ def fill_from_url(clone_url: str, repository: Path) -> None:
     url = to_git_url(clone_url)
     try:
         _fetch(repository, url, _ALL_REFS, REMOTE_PROTOCOLS)
-    except GitError as error:
-        message = with_redirect_advice(_ACCESS.sub("", str(error)))
+    except git.GitError as error:
+        message = git.with_redirect_advice(_ACCESS.sub("", str(error)))
         if _UNREACHABLE.search(message):
             raise HostUnreachableError(f"cannot be reached ({message})") from error
         raise StrategyFailedError(f"git cannot clone it ({message})") from error
@@ -208,12 +199,12 @@ def _fill_from_bundle(target: RestoreTarget, repository: Path) -> None:
     try:
         with copy.open("xb") as file:
             copy_beside(path, target.pinned.sha256[path.name], file)
-        if ANNEX_BRANCH not in read_bundle_refs(copy):
+        if ANNEX_BRANCH not in git.read_bundle_refs(copy):
             raise StrategyFailedError(f"{path} is not a bundle of a dataset")
         _fetch(repository, str(copy), refs, _LOCAL_PROTOCOLS)
     except (LockManifestDamagedError, LockManifestMissingError) as error:
         raise StrategyFailedError(str(error)) from error
-    except GitError as error:
+    except git.GitError as error:
         raise StrategyFailedError(f"git cannot read {path} ({error})") from error
     finally:
         copy.unlink()
@@ -230,16 +221,16 @@ def _fill_from_manifest(target: RestoreTarget, repository: Path) -> None:
         refs = rebuild_repository(target.pinned.open_manifest(), repository / ".git")
     except LockManifestMissingError as error:
         raise StrategyFailedError(f"{target.pinned.manifest} is missing") from error
-    except (LockManifestDamagedError, ObjectsRefusedError, AnnexWorkerError) as error:
+    except (LockManifestDamagedError, git.ObjectsRefusedError, AnnexWorkerError) as error:
         raise StrategyFailedError(str(error)) from error
-    run_git(repository, "update-ref", "--stdin", "-z", lines=ref_creation_commands(refs))
+    run_git(repository, "update-ref", "--stdin", "-z", lines=git.ref_creation_commands(refs))
     _add_unreachable_origin(repository, target.origin_url)
 
 
 def _check_objects(repository: Path) -> None:
     try:
-        check_objects(repository / ".git")
-    except ObjectsRefusedError as error:
+        git.check_objects(repository / ".git")
+    except git.ObjectsRefusedError as error:
         raise StrategyFailedError(str(error)) from error
 
 
@@ -255,7 +246,7 @@ def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) ->
     fetch = ("fetch", "-q", "--no-tags", "--no-auto-maintenance", "--", url, *refs)
     run_git(
         repository,
-        *(*REMOTE_OPTIONS, *FSCK_OPTIONS, *fetch),
+        *(*git.REMOTE_OPTIONS, *git.FSCK_OPTIONS, *fetch),
         environment=foreign_settings()
         | {"GIT_ALLOW_PROTOCOL": protocols, "GIT_TERMINAL_PROMPT": "0"},
         credentials=True,
@@ -292,7 +283,7 @@ def is_restored(parent: SafeFolder, name: str, target: RestoreTarget) -> bool:
             git_dir = folder.status(".git")
             if git_dir is not None and stat.S_ISDIR(git_dir.st_mode):
                 check_repository(root)
-                with suppress(GitError):
+                with suppress(git.GitError):
                     head = run_git(root, "rev-parse", "-q", "--verify", "HEAD").strip()
     except FileNotFoundError:
         return False

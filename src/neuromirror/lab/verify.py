@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from neuromirror import model
 from neuromirror.annex import parse_link_target, parse_pointer, record_of_key, strip_claim_prefix
 from neuromirror.git import GITLINK_MODE
 from neuromirror.lab.lock_manifests import (
@@ -24,15 +25,6 @@ from neuromirror.lab.lock_manifests import (
     PlainFile,
     canonical_line,
     store_contradiction,
-)
-from neuromirror.model import (
-    Evidence,
-    StateDigest,
-    count_of,
-    manifest_digest,
-    manifest_line,
-    path_to_text,
-    subdataset_line,
 )
 from neuromirror.transfer.outcomes import NOT_HERE, EvidenceStatus, Finding, Outcome, Status
 from neuromirror.transfer.url_health import ClaimLookup, no_claims
@@ -72,7 +64,7 @@ class EvidenceSummary(Struct):
         Number of files that could not be fetched.
     """
 
-    fetched: Counter[tuple[Evidence, EvidenceStatus]] = field(default_factory=Counter)
+    fetched: Counter[tuple[model.Evidence, EvidenceStatus]] = field(default_factory=Counter)
     present: int = 0
     failed: int = 0
 
@@ -83,20 +75,20 @@ class EvidenceSummary(Struct):
         elif outcome.status == "notneeded":
             self.present += 1
         else:
-            evidence = outcome.evidence or Evidence.NONE
-            checked = outcome.checked == "checked" and evidence is not Evidence.NONE
+            evidence = outcome.evidence or model.Evidence.NONE
+            checked = outcome.checked == "checked" and evidence is not model.Evidence.NONE
             self.fetched[evidence, "checked" if checked else "claimed"] += 1
 
     def messages(self) -> list[str]:
         """Return the counts as text."""
         unverified = sum(count for (_, how), count in self.fetched.items() if how == "claimed")
         counts = [
-            *((self.fetched[one, "checked"], f"verified by {one.value}") for one in Evidence),
+            *((self.fetched[one, "checked"], f"verified by {one.value}") for one in model.Evidence),
             (unverified, "not verified (no checksum)"),
             (self.present, "already present, not verified again"),
             (self.failed, "not available"),
         ]
-        return [f"{count_of(count, 'file')} {what}" for count, what in counts if count]
+        return [f"{model.count_of(count, 'file')} {what}" for count, what in counts if count]
 
 
 def annexed_file_line(path: bytes, key: str) -> bytes:
@@ -115,7 +107,7 @@ def annexed_file_line(path: bytes, key: str) -> bytes:
         The text is not an annex key.
     """
     record = record_of_key(key, path)
-    return manifest_line(path, manifest_digest(record), record.size)
+    return model.manifest_line(path, model.manifest_digest(record), record.size)
 
 
 def walk(
@@ -140,7 +132,7 @@ def walk(
     below
         Path in the outermost dataset, with a slash at its end; empty for the outermost one.
     """
-    where = path_to_text(below[:-1]) or "."
+    where = model.path_to_text(below[:-1]) or "."
     try:
         described = clone.describe(expected.commit)
     except ObjectDamagedError as error:
@@ -150,7 +142,7 @@ def walk(
     if expected.tree and expected.tree != described.tree:
         message = f"the commit has tree {described.tree}, expected {expected.tree}"
         yield Finding(status="error", path=where, kind="tree", message=message)
-    digest = StateDigest()
+    digest = model.StateDigest()
     parts: list[VerifiedEntry] = []
     try:
         for looked in inspector.inspect(clone, below, clone.entries(described.tree)):
@@ -159,7 +151,9 @@ def walk(
                 parts.append(entry)
                 subdataset = _subdataset(described, entry)
                 try:
-                    line = subdataset_line(entry.path, subdataset.dataset_id, subdataset.state)
+                    line = model.subdataset_line(
+                        entry.path, subdataset.dataset_id, subdataset.state
+                    )
                 except UnicodeError as error:
                     raise ObjectDamagedError(
                         f"{clone.git_dir}: subdataset {entry.path!r} is malformed: its name, id or "
@@ -192,7 +186,7 @@ class _Subdataset(NamedTuple):
 
 
 def _subdataset(described: CommitDescription, entry: VerifiedEntry) -> _Subdataset:
-    document = described.subdatasets.get(path_to_text(entry.path))
+    document = described.subdatasets.get(model.path_to_text(entry.path))
     if not isinstance(document, dict):
         return _Subdataset(entry, "", "", 0)
     files = document.get("files")
@@ -243,7 +237,9 @@ def _walk_subdataset(
     below: bytes,
 ) -> Iterator[Item]:
     path = below + part.entry.path
-    folder = None if clone.work_tree is None else clone.work_tree / path_to_text(part.entry.path)
+    folder = (
+        None if clone.work_tree is None else clone.work_tree / model.path_to_text(part.entry.path)
+    )
     try:
         if folder is None or not (folder / ".git").exists():
             raise NotADatasetError(f"{NOT_HERE}: a subdataset of {part.files} files")
@@ -251,7 +247,7 @@ def _walk_subdataset(
     except NotADatasetError as error:
         yield Finding(
             status=scope.missing_status,
-            path=path_to_text(path),
+            path=model.path_to_text(path),
             kind="subdataset",
             message=str(error),
         )
@@ -261,7 +257,7 @@ def _walk_subdataset(
         if (found := inner.head()) != commit:
             message = f"the subdataset is at commit {found}, expected {commit}"
             yield Finding(
-                status="error", path=path_to_text(path), kind="subdataset", message=message
+                status="error", path=model.path_to_text(path), kind="subdataset", message=message
             )
             if not inner.has_commit(commit):
                 return
@@ -286,7 +282,7 @@ class GitUrlCollector(Struct, frozen=True):
             try:
                 content = clone.read("blob", entry.sha)
             except ObjectDamagedError as error:
-                yield unreadable_entry(entry, path_to_text(path), error)
+                yield unreadable_entry(entry, model.path_to_text(path), error)
                 continue
             key = parse_link_target(content) or parse_pointer(content)
             if key is None or not self.scope.is_selected(path):
@@ -328,7 +324,7 @@ def walk_manifest(
     below
         Path in the outermost dataset, with a slash at its end.
     """
-    where = path_to_text(below[:-1]) or "."
+    where = model.path_to_text(below[:-1]) or "."
     parts: list[ListedSubdataset] = []
     try:
         reader = expected.open_manifest()
@@ -428,7 +424,7 @@ def manifest_item(one: ListedFile, path: bytes) -> Item:
         message = (
             f"its key in the manifest ({one.key or 'none'}) does not match its checksum and size"
         )
-        return Finding(status="error", path=path_to_text(path), key=one.key, message=message)
+        return Finding(status="error", path=model.path_to_text(path), key=one.key, message=message)
     web_urls = tuple(url for url in one.urls if url.startswith(("https://", "http://")))
     return PinnedFile(path, one.key, tuple(map(strip_claim_prefix, one.urls)), web_urls)
 
@@ -696,7 +692,7 @@ def _own_files(clone: VerifiedRepository, head: str, added: set[str]) -> Iterato
     """Yield findings for files that own commits added; their trees and blobs are hashed."""
     try:
         for entry in clone.entries(clone.describe(head).tree):
-            path = path_to_text(entry.path)
+            path = model.path_to_text(entry.path)
             if path in added:
                 if entry.mode != GITLINK_MODE:
                     clone.read("blob", entry.sha)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
+from neuromirror import git
 from neuromirror.annex import (
     VaultAddress,
     hash_lower,
@@ -29,15 +30,6 @@ from neuromirror.annex import (
     parse_log,
     parse_remote_log,
     vault_addresses,
-)
-from neuromirror.git import (
-    BatchObjectReader,
-    CommitTree,
-    GitError,
-    call_git,
-    git_environment,
-    read_refs,
-    with_settings,
 )
 from neuromirror.mint import REMOTE_LOG
 from neuromirror.net import is_local_name
@@ -69,7 +61,7 @@ def foreign_settings(*, with_filters: bool = False) -> dict[str, str]:
     with_filters
         Whether filters run.
     """
-    listed = call_git(git_environment(None), "config", "--list", "-z", folder=Path(os.sep))
+    listed = git.call_git(git.git_environment(None), "config", "--list", "-z", folder=Path(os.sep))
     entries = [os.fsdecode(entry).partition("\n")[::2] for entry in listed.stdout.split(b"\0")[:-1]]
     names = {name for name, _ in entries}
     settings = [(name, _TO_EVERY_HOST[name]) for name in names & _TO_EVERY_HOST.keys()]
@@ -83,7 +75,7 @@ def foreign_settings(*, with_filters: bool = False) -> dict[str, str]:
     kept = [entry for entry in helpers if entry[0] != _HELPERS or not _PROGRAM.match(entry[1])]
     if kept != helpers:
         settings += [(_HELPERS, ""), *kept]
-    environment = with_settings(git_environment(None), settings)
+    environment = git.with_settings(git.git_environment(None), settings)
     return {name: environment[name] for name in environment if _IS_SETTING.match(name)}
 
 
@@ -148,11 +140,11 @@ class AnnexSettings:
         overrides
             Settings that replace those of the repository.
         """
-        environment = with_settings(git_environment(git_dir), (overrides or {}).items())
-        listed = call_git(environment, *_LIST_CONFIG)
+        environment = git.with_settings(git.git_environment(git_dir), (overrides or {}).items())
+        listed = git.call_git(environment, *_LIST_CONFIG)
         if listed.returncode:
             message = listed.stderr.decode(errors="replace").strip()
-            raise GitError(f"git cannot read the configuration of {git_dir}: {message}")
+            raise git.GitError(f"git cannot read the configuration of {git_dir}: {message}")
         values: dict[str, list[str]] = {}
         for entry in listed.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]:
             name, equals, value = entry.partition("\n")
@@ -224,7 +216,7 @@ class AnnexSettings:
         for line in self._values.get("annex.http-headers", ()):
             name, colon, value = line.partition(":")
             if not colon or not name.strip() or not line.isprintable() or not line.isascii():
-                raise GitError(
+                raise git.GitError(
                     "annex.http-headers: a value is not a header (NAME: VALUE); correct it"
                 )
             found[name.strip()] = value.strip()
@@ -338,7 +330,9 @@ class AnnexBranchReader:
         git-annex's directory, ``.git/annex``; None to ignore its journals.
     """
 
-    def __init__(self, objects: BatchObjectReader, commit: str, annex: Path | None = None) -> None:
+    def __init__(
+        self, objects: git.BatchObjectReader, commit: str, annex: Path | None = None
+    ) -> None:
         self._objects = objects
         annex = annex or Path(os.devnull)  # nothing is below it
         self._journal = annex / "journal"
@@ -407,7 +401,7 @@ class AnnexBranchReader:
 def existing_object(name: bytes, content: bytes | None) -> bytes:
     """Return the content of an object; a missing log is no empty log."""
     if content is None:
-        raise GitError(
+        raise git.GitError(
             f"git object {name.decode()} cannot be read; check the clone with 'git fsck'"
         )
     return content
@@ -487,7 +481,7 @@ class PublishedCopies:
     """
 
     def __init__(
-        self, tree: CommitTree, annex_commit: str | None, settings: AnnexSettings | None
+        self, tree: git.CommitTree, annex_commit: str | None, settings: AnnexSettings | None
     ) -> None:
         self._tree = tree
         self._annex_commit = annex_commit
@@ -534,7 +528,7 @@ class PublishedCopies:
         with self._lock:
             now = time.monotonic()
             if now - self._read_at > _REFRESH:
-                refs = sorted(read_refs(self._tree.repository).items())
+                refs = sorted(git.read_refs(self._tree.repository).items())
                 found = [commit for name, commit in refs if name.endswith(_BRANCH)]
                 if self._annex_commit is not None and self._settings is not None:
                     found.insert(0, self._annex_commit)

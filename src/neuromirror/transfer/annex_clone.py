@@ -19,19 +19,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
-from neuromirror.annex import (
-    MAX_POINTER_BYTES,
-    POINTER_PREFIX,
-    SkippedRemote,
-    hash_lower,
-    hash_mixed,
-    initialize,
-    key_file_name,
-    key_from_file_name,
-    parse_key,
-    parse_pointer,
-    pointer_content,
-)
+from neuromirror import annex
 from neuromirror.git import (
     FSCK_OPTIONS,
     GITLINK_MODE,
@@ -147,7 +135,7 @@ class AnnexClone:
             self.delegation_reason = "this is a linked work tree"
         self.opened_commit: str | None = None
         self.is_annexed = True
-        self.skipped_remotes: list[SkippedRemote] = []
+        self.skipped_remotes: list[annex.SkippedRemote] = []
         self._objects = os.fsencode(self.annex_dir / "objects")
 
     @classmethod
@@ -270,7 +258,7 @@ class AnnexClone:
                 self.is_annexed = False
                 return
             environment = self._checked_environment("init")
-            self.skipped_remotes = initialize(
+            self.skipped_remotes = annex.initialize(
                 lambda *args: self._run(args, environment).decode(errors="replace"),
                 is_new=self.delegation_reason is None and not os.path.lexists(self.annex_dir),
             )
@@ -304,10 +292,10 @@ class AnnexClone:
 
     def object_paths(self, key: str) -> Sequence[bytes]:
         """Return the possible paths of a key's object, the one to write to first."""
-        name = key_file_name(key)
+        name = annex.key_file_name(key)
         return [
             b"/".join((self._objects, folders, name, name))
-            for folders in (hash_mixed(key), hash_lower(key))
+            for folders in (annex.hash_mixed(key), annex.hash_lower(key))
         ]
 
     def find_object(self, key: str) -> bytes | None:
@@ -513,14 +501,18 @@ class AnnexedFileListing(Struct):
         small = [
             one
             for one, size in zip(regular, sizes, strict=False)
-            if size.isdigit() and len(POINTER_PREFIX) < int(size) <= MAX_POINTER_BYTES
+            if size.isdigit() and len(annex.POINTER_PREFIX) < int(size) <= annex.MAX_POINTER_BYTES
         ]
         found = {}
         contents = self.objects.read([name for name, _ in small])
         for (_, path), content in zip(small, contents, strict=True):
-            key = None if content is None else parse_pointer(content)
+            key = None if content is None else annex.parse_pointer(content)
             first_line = b"" if content is None else content.split(b"\n", 1)[0]
-            if key is not None and key.isprintable() and pointer_content(key) == first_line + b"\n":
+            if (
+                key is not None
+                and key.isprintable()
+                and annex.pointer_content(key) == first_line + b"\n"
+            ):
                 found[path] = key
         return found
 
@@ -541,11 +533,11 @@ class AnnexedFileListing(Struct):
 def _key_of(name: bytes) -> str | None:
     """Return the key of an object's file name, None if it is not a supported key."""
     try:
-        key = key_from_file_name(name)
-        parse_key(key)
+        key = annex.key_from_file_name(name)
+        annex.parse_key(key)
     except ValueError:
         return None
-    return key if key_file_name(key) == name and key.isprintable() else None
+    return key if annex.key_file_name(key) == name and key.isprintable() else None
 
 
 _AT_ONCE: Final = 500

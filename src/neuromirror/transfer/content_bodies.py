@@ -33,6 +33,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct, field
 
+from neuromirror import net
 from neuromirror.annex import VaultAddress, is_all_zeros, is_private_host_allowed, parse_key
 from neuromirror.annex.keys import (
     DANDI_EMPTY_ETAG,
@@ -46,20 +47,6 @@ from neuromirror.annex.keys import (
 from neuromirror.cache import ContentName
 from neuromirror.model import Evidence, NeuromirrorError, default_piece_size, usual_part_sizes
 from neuromirror.model.records import url_version_id
-from neuromirror.net import (
-    AccessDeniedError,
-    ConnectionFactory,
-    HostCircuitBreaker,
-    IncompleteResponseError,
-    OpenBody,
-    PersistentConnection,
-    RequestLimits,
-    S3Bucket,
-    Session,
-    TokenSource,
-    UnreachableError,
-    parse_aws_host,
-)
 from neuromirror.net.allowed_addresses import configured_proxy
 from neuromirror.net.responses import has_encrypted_etag, stated_checksums
 from neuromirror.sources.volumes.fetching import PARALLEL, PART_BYTES, fetch_block
@@ -491,11 +478,11 @@ class FetchTarget(Struct, frozen=True):
         The session of a plain URL at present.
     """
 
-    connection: PersistentConnection
+    connection: net.PersistentConnection
     url: str
     headers: Mapping[str, str]
     explain: Callable[[NeuromirrorError], str]
-    session: Session | None = None
+    session: net.Session | None = None
 
 
 class FetchConnections:
@@ -516,8 +503,8 @@ class FetchConnections:
         self._sessions = sessions
         self._s3 = s3
         self._headers = headers
-        self._plain = ConnectionFactory(sessions.session_for).new_connection()
-        self._buckets: dict[S3Bucket, PersistentConnection] = {}
+        self._plain = net.ConnectionFactory(sessions.session_for).new_connection()
+        self._buckets: dict[net.S3Bucket, net.PersistentConnection] = {}
         self._aborted = False
 
     def target(self, url: str) -> FetchTarget:
@@ -539,13 +526,13 @@ class FetchConnections:
         connection = self._buckets.get(found.bucket)
         if connection is None:
             session = found.session
-            connection = ConnectionFactory(lambda url: session).new_connection()
+            connection = net.ConnectionFactory(lambda url: session).new_connection()
             self._buckets[found.bucket] = connection
             if self._aborted:
                 connection.abort()
         return FetchTarget(connection, found.url, {}, found.explain)
 
-    def authorize(self, url: str, target: FetchTarget, error: AccessDeniedError) -> bool:
+    def authorize(self, url: str, target: FetchTarget, error: net.AccessDeniedError) -> bool:
         """Return whether a refused request of a URL can be repeated, with the token for its host.
 
         A request that already had the token is not repeated.
@@ -581,7 +568,7 @@ class FetchConnections:
 _MAX_REQUESTS: Final = 12
 """Requests for blocks at a time, because the voxels of each are held in memory."""
 
-BLOCK_LIMITS: Final = RequestLimits(per_host=_MAX_REQUESTS, read=300.0)
+BLOCK_LIMITS: Final = net.RequestLimits(per_host=_MAX_REQUESTS, read=300.0)
 """Limits of block requests: a service may take minutes before it sends the first byte."""
 
 _ZEROS: Final = bytes(1 << 20)
@@ -622,14 +609,14 @@ class BlockBodies:
         token: Callable[[str], str | None] = token_from_environment,
         allowed_hosts: frozenset[str] = frozenset(),
         channels: RestrictedChannels | None = None,
-        limits: RequestLimits = BLOCK_LIMITS,
+        limits: net.RequestLimits = BLOCK_LIMITS,
         *,
         retry_after: float | None = None,
         deadline: float | None = None,
         token_name: Callable[[str], str] = token_variable,
     ) -> None:
         # a host that fails once is not requested for each block
-        breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=retry_after)
+        breaker = net.HostCircuitBreaker(failures=2, seconds=0.0, retry_after=retry_after)
         allowed = tuple(settings.allowed_addresses)
         self._sessions = UrlSessions(
             allowed, token, limits, {}, breaker=breaker, allowed_hosts=allowed_hosts
@@ -645,7 +632,7 @@ class BlockBodies:
         self._sessions.close()
 
     @contextmanager
-    def open(self, url: str, key: str, size: int | None) -> Iterator[OpenBody]:
+    def open(self, url: str, key: str, size: int | None) -> Iterator[net.OpenBody]:
         """Open the content of a key at the URL of a block.
 
         Blocks of zeros need no request.
@@ -663,7 +650,7 @@ class BlockBodies:
             If the URL is malformed, or the reply has other voxels.
         """
         if size is not None and is_all_zeros(key):
-            yield OpenBody(0, size, _zeros(size))
+            yield net.OpenBody(0, size, _zeros(size))
             return
         block = parse_url(url)
         session, breaker = self._sessions.session_for(url), self._sessions.breaker
@@ -681,7 +668,7 @@ class BlockBodies:
                 self._slots.acquire()
         try:
             with closing(pieces):
-                yield OpenBody(0, size, map(memoryview, pieces))
+                yield net.OpenBody(0, size, map(memoryview, pieces))
         finally:
             self._slots.release(requests)
 
@@ -722,19 +709,19 @@ class ContentBodies:
     def __init__(
         self,
         settings: AnnexSettings,
-        limits: RequestLimits,
-        block_limits: RequestLimits = BLOCK_LIMITS,
+        limits: net.RequestLimits,
+        block_limits: net.RequestLimits = BLOCK_LIMITS,
         *,
         headers: Mapping[str, str],
         allowed_hosts: frozenset[str] = frozenset(),
         vaults: Sequence[VaultAddress] = (),
-        host_token: Callable[[str], TokenSource | None] = no_token,
+        host_token: Callable[[str], net.TokenSource | None] = no_token,
         has_credentials: bool = True,
         retry_after: float | None = None,
         deadline: float | None = None,
     ) -> None:
         allowed = tuple(settings.allowed_addresses)
-        self._breaker = HostCircuitBreaker()
+        self._breaker = net.HostCircuitBreaker()
         self._headers = headers
         self._sessions = UrlSessions(
             *(allowed, no_token, limits, {}),
@@ -776,7 +763,7 @@ class ContentBodies:
         start: int = 0,
         stop: int | None = None,
         total: float | None = None,
-    ) -> Iterator[OpenBody]:
+    ) -> Iterator[net.OpenBody]:
         """Open the response body of a URL; that of a block of a volume always starts at 0.
 
         Parameters
@@ -808,7 +795,7 @@ class ContentBodies:
                     yield body
             except WrongVoxelsError as error:
                 if error.transient:
-                    raise IncompleteResponseError(str(error), url=url) from error
+                    raise net.IncompleteResponseError(str(error), url=url) from error
                 raise ContentMismatchError(str(error)) from error
             except MalformedUrlError as error:
                 raise ContentMismatchError(str(error)) from error
@@ -827,11 +814,11 @@ class ContentBodies:
             try:
                 try:
                     body = stack.enter_context(request())
-                except AccessDeniedError as error:
+                except net.AccessDeniedError as error:
                     if not connections.authorize(url, target, error):
                         raise
                     body = stack.enter_context(request())
-            except UnreachableError:
+            except net.UnreachableError:
                 self._breaker.record_failure(target.url)
                 raise
             self._breaker.record_success(target.url)
@@ -841,7 +828,7 @@ class ContentBodies:
 def _checksum_mode(url: str, key: str) -> Mapping[str, str]:
     """Return the header that requests the checksums of an object of S3, if its key has none."""
     parts = urlsplit(url)
-    is_s3 = url_version_id(url) or parts.scheme == SCHEME or parse_aws_host(parts.netloc)
+    is_s3 = url_version_id(url) or parts.scheme == SCHEME or net.parse_aws_host(parts.netloc)
     # a signed URL allows no other header, and a request by a proxy that has one no redirect
     allows_header = "X-Amz-Signature" not in parts.query and not configured_proxy(url)
     is_useful = is_s3 and key.startswith("VURL") and allows_header
@@ -853,7 +840,7 @@ _BLOCK: Final = 1 << 20
 
 
 @contextmanager
-def open_local_copy(url: str, *, start: int = 0) -> Iterator[OpenBody]:
+def open_local_copy(url: str, *, start: int = 0) -> Iterator[net.OpenBody]:
     """Open a copy in a vault; the bytes are not verified.
 
     Parameters
@@ -885,7 +872,7 @@ def open_local_copy(url: str, *, start: int = 0) -> Iterator[OpenBody]:
         if not stat.S_ISREG(status.st_mode):
             raise ContentMismatchError("the copy is not a regular file")
         file.seek(start)
-        yield OpenBody(start, max(0, status.st_size - start), _blocks(file))
+        yield net.OpenBody(start, max(0, status.st_size - start), _blocks(file))
 
 
 def _blocks(file: FileIO) -> Generator[memoryview, None, None]:

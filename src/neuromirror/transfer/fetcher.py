@@ -13,20 +13,10 @@ from typing import Final
 
 from msgspec import Struct, field, structs
 
+from neuromirror import net
 from neuromirror.annex import VaultAddress, allow_command, host_without_port
 from neuromirror.cache import open_cache
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import (
-    CredentialsError,
-    HttpError,
-    IncompleteResponseError,
-    NetError,
-    OpenBody,
-    RequestLimits,
-    RequestTimeoutError,
-    TokenSource,
-    UnsafeAddressError,
-)
 from neuromirror.sources.volumes.urls import CutoutRefusedError
 from neuromirror.transfer.annex_branch import AnnexSettings
 from neuromirror.transfer.annex_objects import (
@@ -68,7 +58,7 @@ _SPACE_CHECK_INTERVAL: Final = 1 << 26
 """Bytes between two checks of the free space, for content of unknown size."""
 
 
-_FAILURES: Final = (NetError, CredentialsError, MalformedS3UrlError, ContentMismatchError)
+_FAILURES: Final = (net.NetError, net.CredentialsError, MalformedS3UrlError, ContentMismatchError)
 """Errors of one URL, after which the next one is tried."""
 
 
@@ -177,7 +167,7 @@ class Fetcher(Struct, eq=False):
                             content = piece
                             break
                         parts += piece
-            except (IncompleteResponseError, RequestTimeoutError):
+            except (net.IncompleteResponseError, net.RequestTimeoutError):
                 tries -= 1
                 if not begun or not tries:
                     raise
@@ -240,14 +230,14 @@ class Fetcher(Struct, eq=False):
                     growth.check.expect(url, body.headers)
                     self._append(body, growth)
                 fault = growth.check.mismatch()
-            except (IncompleteResponseError, RequestTimeoutError):
+            except (net.IncompleteResponseError, net.RequestTimeoutError):
                 kept = growth.check.has_digest and growth.check.bytes_seen > had
                 idle = 0 if kept else idle + 1
                 if not begun or idle == _MAX_IDLE_ATTEMPTS:
                     raise
                 self._wait_before_retry()
                 continue
-            except HttpError as error:
+            except net.HttpError as error:
                 if error.status != 416 or not had:
                     raise
                 fault = "the URL has fewer bytes than an earlier attempt received"
@@ -259,7 +249,7 @@ class Fetcher(Struct, eq=False):
             if not had or restarts > _MAX_RESTARTS:
                 raise ContentMismatchError(fault)
 
-    def _append(self, body: OpenBody, growth: PartialContent) -> None:
+    def _append(self, body: net.OpenBody, growth: PartialContent) -> None:
         try:
             for piece in body.chunks:
                 self._check_stopped()
@@ -272,7 +262,7 @@ class Fetcher(Struct, eq=False):
 
     def _open_body(
         self, task: FetchTask, url: str, start: int, total: float | None
-    ) -> AbstractContextManager[OpenBody]:
+    ) -> AbstractContextManager[net.OpenBody]:
         if url in task.local_urls:
             return open_local_copy(url, start=start)
         return self.bodies.open(
@@ -291,14 +281,14 @@ class Fetcher(Struct, eq=False):
         found.hosts.add(host_at_fault(error, url))
         if is_block_url(url) and isinstance(error, CutoutRefusedError):
             found.needs_credentials |= error.status in _REFUSED_STATUSES
-        if isinstance(error, UnsafeAddressError) and not error.always_refused:
+        if isinstance(error, net.UnsafeAddressError) and not error.always_refused:
             # all such hosts have one message
             if found.refused_hosts:
                 found.errors.remove(_refused_message(found.refused_hosts))
             if (host := host_of(error.url or url)) not in found.refused_hosts:
                 found.refused_hosts.append(host)
             found.errors.append(_refused_message(found.refused_hosts))
-        elif isinstance(error, CredentialsError | NetError):
+        elif isinstance(error, net.CredentialsError | net.NetError):
             message = self.connections.explain(url, error)
             if message not in found.errors:
                 found.errors.append(message)
@@ -335,7 +325,7 @@ def _check_length(size: int | None, start: int, length: int | None) -> None:
         raise ContentMismatchError(f"the URL has {start + length} bytes, expected {size}")
 
 
-_LIMITS: Final = RequestLimits(attempts=3)
+_LIMITS: Final = net.RequestLimits(attempts=3)
 _MIN_POLL: Final = 0.001
 _MAX_POLL: Final = 0.02
 """Maximum seconds between polls of the result queue."""
@@ -378,7 +368,7 @@ class DownloadPool:
         *,
         allowed_hosts: frozenset[str] = frozenset(),
         vaults: Sequence[VaultAddress] = (),
-        host_token: Callable[[str], TokenSource | None] = no_token,
+        host_token: Callable[[str], net.TokenSource | None] = no_token,
         rate: RateLimit | None = None,
         is_anonymous: bool = False,
     ) -> None:

@@ -35,16 +35,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from neuromirror.annex import (
-    WEB_UUID,
-    VaultAddress,
-    hash_lower,
-    key_file_name,
-    merge_url_log,
-    parse_remote_log,
-    strip_claim_prefix,
-    url_glob,
-)
+from neuromirror import annex
 from neuromirror.git import BatchObjectReader, GitError
 from neuromirror.sources.volumes.urls import VOLUME_REMOTE
 from neuromirror.transfer.annex_branch import (
@@ -133,7 +124,7 @@ class CloneRemotes:
         self,
         settings: AnnexSettings,
         branch: AnnexBranchReader,
-        vaults: Sequence[VaultAddress] = (),
+        vaults: Sequence[annex.VaultAddress] = (),
         *,
         copies_only: bool = False,
     ) -> None:
@@ -141,9 +132,9 @@ class CloneRemotes:
         self._settings = settings
         self._branch = branch
         self._schemes = tuple(f"{scheme}:" for scheme in settings.schemes)
-        self._remote_configs = parse_remote_log(branch.file(b"remote.log"))
+        self._remote_configs = annex.parse_remote_log(branch.file(b"remote.log"))
         webs = (uuid for uuid, one in self._remote_configs.items() if one.get("type") == "web")
-        self._web_uuids = frozenset((WEB_UUID, *webs))
+        self._web_uuids = frozenset((annex.WEB_UUID, *webs))
         self._vaults = self._vault_costs()
         self._more_vaults = tuple(vaults)
         self._costs = self._remote_costs()
@@ -158,7 +149,7 @@ class CloneRemotes:
         others = [uuid for uuid in present if uuid in self._costs]
         if not urls and others == [VOLUME_REMOTE.uuid]:
             # this package does what the special remote does
-            plain = map(strip_claim_prefix, known)
+            plain = map(annex.strip_claim_prefix, known)
             own = [url for url in plain if is_block_url(url) or url.startswith(f"{SCHEME}://")]
             if len(own) == len(known):
                 urls, known, others = [(_WEB_COST, url) for url in own], [], []
@@ -199,7 +190,7 @@ class CloneRemotes:
     def _is_supported(self, url: str) -> bool:
         return url.lower().startswith(self._schemes)
 
-    def _vault_costs(self) -> dict[str, tuple[float, VaultAddress]]:
+    def _vault_costs(self) -> dict[str, tuple[float, annex.VaultAddress]]:
         """Return the vaults whose copies are read here, with their costs, by UUID."""
         found = {}
         for uuid, vault in enabled_vaults(self._remote_configs, self._settings).items():
@@ -265,7 +256,7 @@ class CloneRemotes:
 
 
 def _glob(pattern: str | None) -> re.Pattern[str] | None:
-    return url_glob(pattern) if pattern else None
+    return annex.url_glob(pattern) if pattern else None
 
 
 def _parse_number(text: str, default: float) -> float:
@@ -458,7 +449,7 @@ class LocationRecorder:
             if equivalent_key is not None:
                 news.append((EQUIVALENT_KEYS, equivalent_key))
             for ending, value in news:
-                path = b"%s/%s%s" % (hash_lower(key), key_file_name(key), ending)
+                path = b"%s/%s%s" % (annex.hash_lower(key), annex.key_file_name(key), ending)
                 name = journal_file(path)
                 old = logs.content(ending)
                 if name in journaled:
@@ -470,7 +461,7 @@ class LocationRecorder:
                     target = in_journal
                 else:
                     target = changed
-                new = merge_url_log(old, [value], now)
+                new = annex.merge_url_log(old, [value], now)
                 if new != old:
                     target[path] = new
         self._write_journal(in_journal, journal)

@@ -20,21 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from msgspec import Struct
 from msgspec.structs import replace
 
+from neuromirror import net
 from neuromirror.annex import url_key
 from neuromirror.model import Digest, Evidence, LocationsChecked, NeuromirrorError, path_to_text
 from neuromirror.model.records import url_version_id
-from neuromirror.net import (
-    AccessDeniedError,
-    HttpError,
-    IncompleteResponseError,
-    NetError,
-    NotFoundError,
-    ObjectArchivedError,
-    ResponseHead,
-    ResponseStream,
-    Session,
-    UnsafeAddressError,
-)
 from neuromirror.net.responses import archive_problem, has_encrypted_etag, stated_checksums
 from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import Finding, Health, Status, displayed_url, host_at_fault
@@ -369,7 +358,7 @@ class Prober(Struct, eq=False):
         used, authorized = self.sessions.session_for(url), None
         try:
             answer = _ask_web(used, url, known, is_only_url=is_only_url)
-        except AccessDeniedError:
+        except net.AccessDeniedError:
             authorized = self.sessions.authorized_session(url)
             if authorized is None or authorized is used:
                 raise
@@ -383,25 +372,27 @@ class Prober(Struct, eq=False):
 
 def health_of(error: NeuromirrorError) -> Health:
     """Return the state of a URL whose request failed, by the error of the request."""
-    status = error.status if isinstance(error, NetError) else None
-    if isinstance(error, NotFoundError) or status in (404, 410):
+    status = error.status if isinstance(error, net.NetError) else None
+    if isinstance(error, net.NotFoundError) or status in (404, 410):
         return Health.NOT_FOUND
-    if isinstance(error, ObjectArchivedError):
+    if isinstance(error, net.ObjectArchivedError):
         return Health.ARCHIVED
-    if isinstance(error, AccessDeniedError) or status in (401, 403):
+    if isinstance(error, net.AccessDeniedError) or status in (401, 403):
         return Health.REFUSED
-    if isinstance(error, HttpError):
+    if isinstance(error, net.HttpError):
         if error.fields.get("Code") in _NO_VERSION:
             return Health.NOT_FOUND
         if status == 416:
             return Health.CHANGED
         return Health.UNSUPPORTED if status in (405, 501) else Health.UNREACHABLE
-    if isinstance(error, NetError) and not isinstance(error, UnsafeAddressError):
+    if isinstance(error, net.NetError) and not isinstance(error, net.UnsafeAddressError):
         return Health.UNREACHABLE
     return Health.UNKNOWN
 
 
-def _ask_web(session: Session, url: str, known: KnownDigests, *, is_only_url: bool) -> ProbeResult:
+def _ask_web(
+    session: net.Session, url: str, known: KnownDigests, *, is_only_url: bool
+) -> ProbeResult:
     reply = session.head(url, headers={"x-amz-checksum-mode": "ENABLED"})
     if 200 <= reply.status < 300:
         return _compare_reply(url, reply, known, is_only_url=is_only_url)
@@ -414,22 +405,22 @@ def _ask_web(session: Session, url: str, known: KnownDigests, *, is_only_url: bo
     try:
         with session.stream(url, headers=headers) as stream:
             return _compare_reply(
-                url, ResponseHead(stream.status, stream.headers), known, is_only_url=is_only_url
+                url, net.ResponseHead(stream.status, stream.headers), known, is_only_url=is_only_url
             )
-    except AccessDeniedError as error:
+    except net.AccessDeniedError as error:
         if error.status == 401:  # concerns the whole host
-            raise AccessDeniedError(
+            raise net.AccessDeniedError(
                 f"{error} ({_FORBIDDEN_HINT})", url=error.url, status=401
             ) from error
         return ProbeResult(Health.REFUSED, f"{error} ({_FORBIDDEN_HINT})")
-    except HttpError as error:
+    except net.HttpError as error:
         if error.status == 416:
             return ProbeResult(Health.CHANGED, "the file is empty now (HTTP 416)")
         raise
 
 
 def _compare_reply(
-    url: str, reply: ResponseHead, known: KnownDigests, *, is_only_url: bool
+    url: str, reply: net.ResponseHead, known: KnownDigests, *, is_only_url: bool
 ) -> ProbeResult:
     answer = compare_headers(url, reply.headers, known, is_only_url=is_only_url)
     if answer.health is Health.OK and "versionId=" in url:
@@ -441,7 +432,7 @@ def _compare_reply(
 
 
 def _ask_volume(
-    session: Session, url: str, known: KnownDigests, token: Callable[[str], str | None]
+    session: net.Session, url: str, known: KnownDigests, token: Callable[[str], str | None]
 ) -> ProbeResult:
     from neuromirror.sources.volumes.fetching import fetch_block
     from neuromirror.sources.volumes.urls import Box, WrongVoxelsError, parse_url
@@ -509,7 +500,7 @@ class DownloadVerifier(Struct, eq=False):
                 self.sessions.record(url, None)
                 return found
             except NeuromirrorError as error:
-                if left and isinstance(error, IncompleteResponseError):
+                if left and isinstance(error, net.IncompleteResponseError):
                     continue
                 health = health_of(error)
                 self.sessions.record(url, error if health is Health.UNREACHABLE else None)
@@ -567,13 +558,13 @@ class DownloadVerifier(Struct, eq=False):
                 yield from stream.chunks
 
     @contextmanager
-    def _stream(self, session: Session, url: str) -> Iterator[ResponseStream]:
+    def _stream(self, session: net.Session, url: str) -> Iterator[net.ResponseStream]:
         """Open a URL, with the token for its host if it needs one."""
         with ExitStack() as stack:
             try:
                 # the session refuses any scheme but http and https
                 found = stack.enter_context(session.stream(url))
-            except AccessDeniedError:
+            except net.AccessDeniedError:
                 authorized = self.sessions.authorized_session(url)
                 if authorized is None or authorized is session:
                     raise

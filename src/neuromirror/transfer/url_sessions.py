@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
+from neuromirror import net
 from neuromirror.annex import (
     ALLOWED_ADDRESSES,
     BucketAccess,
@@ -33,21 +34,6 @@ from neuromirror.annex import (
     parse_key,
 )
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import (
-    AccessDeniedError,
-    AwsSigner,
-    CredentialsError,
-    HostCircuitBreaker,
-    HttpError,
-    NetError,
-    RequestLimits,
-    S3Bucket,
-    Session,
-    TokenSource,
-    aws_endpoint,
-    bucket_url,
-    only_host_of,
-)
 from neuromirror.sources.api_tokens import InternToken, host_token, token_scheme
 from neuromirror.sources.dandi_client import INSTANCES, api_key_variable
 from neuromirror.sources.volumes.fetching import PARALLEL, fetch_block
@@ -106,11 +92,11 @@ class RestrictedChannels:
 
     def fetch(
         self,
-        session: Session,
+        session: net.Session,
         url: BlockUrl,
         token: str | None,
         *,
-        breaker: HostCircuitBreaker,
+        breaker: net.HostCircuitBreaker,
         **options: Any,
     ) -> Pieces:
         """Yield the bytes of a block.
@@ -151,7 +137,7 @@ class RestrictedChannels:
         if token is None and url.scheme == "boss":
             try:
                 own = InternToken(url.host, token_variable(url.host)).read()
-            except CredentialsError as error:
+            except net.CredentialsError as error:
                 problem = str(error)
         if own and channel in self._restricted_channels:
             token = own
@@ -161,11 +147,13 @@ class RestrictedChannels:
                 for piece in pieces:
                     received = True
                     yield piece
-        except NetError as error:
+        except net.NetError as error:
             if received or token is not None or error.status not in _REFUSED_STATUSES:
                 raise
             if problem:
-                raise NetError(f"{error}; {problem}", url=error.url, status=error.status) from error
+                raise net.NetError(
+                    f"{error}; {problem}", url=error.url, status=error.status
+                ) from error
             if not own:
                 raise
             self._restricted_channels.add(channel)
@@ -188,23 +176,23 @@ class S3Object(Struct, frozen=True):
     ``is_own`` is whether a vault file of the user configures the requests.
     """
 
-    bucket: S3Bucket
+    bucket: net.S3Bucket
     url: str
     is_own: bool = False
 
     @property
-    def session(self) -> Session:
+    def session(self) -> net.Session:
         """The session that signs requests for the bucket."""
         return self.bucket.session
 
     def explain(self, error: NeuromirrorError) -> str:
         """Return the message of an error, with what to do in a clone."""
         name = self.bucket.name
-        if not isinstance(error, HttpError) or not error.identity:
+        if not isinstance(error, net.HttpError) or not error.identity:
             return str(error)
         error = self.bucket.with_remedy(error, "read")
         signer = self.bucket.session.signer
-        if isinstance(error, AccessDeniedError) and signer is not None:
+        if isinstance(error, net.AccessDeniedError) and signer is not None:
             remedy = f"git config --global neuromirror.{name}.profile sets another profile)"
             if self.is_own:
                 remedy = '"profile" in the vault file sets another profile)'
@@ -241,7 +229,7 @@ class S3Access:
         self,
         settings: Mapping[tuple[str, str], str],
         is_private_allowed: Callable[[str], bool],
-        limits: RequestLimits,
+        limits: net.RequestLimits,
         vaults: Iterable[VaultAddress] = (),
     ) -> None:
         self._settings = settings
@@ -249,8 +237,8 @@ class S3Access:
         self._limits = limits
         self._own = {vault.base: vault.access for vault in vaults if vault.access is not None}
         # by the name of the bucket, or by the address of a vault of the user
-        self._buckets: dict[str, S3Bucket] = {}
-        self._failures: dict[str, CredentialsError | NetError] = {}
+        self._buckets: dict[str, net.S3Bucket] = {}
+        self._failures: dict[str, net.CredentialsError | net.NetError] = {}
         self._lock = threading.Lock()
 
     def object(self, url: str) -> S3Object:
@@ -295,7 +283,7 @@ class S3Access:
             found = self.object(url)
             if found.session.signer is not None:
                 found.session.signer.check()
-        except (CredentialsError, NetError) as error:
+        except (net.CredentialsError, net.NetError) as error:
             self._failures[bucket_id] = error
             raise
         return found
@@ -319,41 +307,41 @@ class S3Access:
             return base
         return None
 
-    def _open(self, name: str, access: BucketAccess | None) -> S3Bucket:
+    def _open(self, name: str, access: BucketAccess | None) -> net.S3Bucket:
         own = access or BucketAccess()
         profile = own.profile or self._settings.get((name, "profile"))
-        endpoint, region = aws_endpoint(profile)
+        endpoint, region = net.aws_endpoint(profile)
         endpoint = own.endpoint or self._settings.get((name, "endpoint"), endpoint)
         given_region = own.region or self._settings.get((name, "region"))
         if endpoint is not None and _AWS_HOST.fullmatch(urlsplit(endpoint).hostname or ""):
             endpoint = None
         if endpoint is None and given_region is None:
             # AWS states the region of a bucket to anonymous clients, too
-            with Session(limits=self._limits) as session:
-                reply = S3Bucket(session, name, region=_USUAL_REGION).head(b"")
+            with net.Session(limits=self._limits) as session:
+                reply = net.S3Bucket(session, name, region=_USUAL_REGION).head(b"")
             region = reply.headers.get("x-amz-bucket-region") or region
         region = given_region or region or _USUAL_REGION
-        base_url = bucket_url(name, region, endpoint)
+        base_url = net.bucket_url(name, region, endpoint)
         is_chosen = bool(own.endpoint) or (name, "endpoint") in self._settings
         allowed = is_chosen or self._is_private_allowed(urlsplit(base_url).netloc)
-        signer = AwsSigner(
+        signer = net.AwsSigner(
             base_url,
             region=region,
             profile=profile,
             requester_pays=self._settings.get((name, "requester-pays"), "") == "true",
         )
-        session = Session(
+        session = net.Session(
             limits=self._limits,
             signer=signer if own.is_signed else None,
-            is_private_allowed=only_host_of(base_url) if allowed else None,
+            is_private_allowed=net.only_host_of(base_url) if allowed else None,
             private_hint=lambda address: (
                 f"to allow it, run git config --global {ALLOWED_ADDRESSES} '{address}'"
             ),
         )
-        return S3Bucket(session, name, region=region, endpoint=endpoint)
+        return net.S3Bucket(session, name, region=region, endpoint=endpoint)
 
 
-VERIFY_LIMITS: Final = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
+VERIFY_LIMITS: Final = net.RequestLimits(attempts=4, wait_max=20.0, read=300.0)
 """Limits for verification. A volume host may take minutes before it sends the first byte."""
 
 API_KEY_VARIABLES: Final[Mapping[str, str]] = {
@@ -405,23 +393,23 @@ class UrlSessions:
         self,
         allowed: tuple[str, ...],
         token: Callable[[str], str | None] = no_token,
-        limits: RequestLimits = VERIFY_LIMITS,
+        limits: net.RequestLimits = VERIFY_LIMITS,
         keys: Mapping[str, str] = API_KEY_VARIABLES,
         *,
-        host_token: Callable[[str], TokenSource | None] = no_token,
-        breaker: HostCircuitBreaker | None = None,
+        host_token: Callable[[str], net.TokenSource | None] = no_token,
+        breaker: net.HostCircuitBreaker | None = None,
         allowed_hosts: frozenset[str] = frozenset(),
     ) -> None:
         self._allowed = allowed
         self._allowed_hosts = allowed_hosts
-        self._public = Session(limits=limits, tokens=keys, private_hint=self._hint)
+        self._public = net.Session(limits=limits, tokens=keys, private_hint=self._hint)
         self._private = self._new_session(limits, keys)
-        self._chosen: dict[str, Session] = {}
+        self._chosen: dict[str, net.Session] = {}
         self._host_token = host_token
-        self._authorized: dict[str, Session | None] = {}
+        self._authorized: dict[str, net.Session | None] = {}
         self._lock = threading.Lock()
         self.limits = limits
-        self.breaker = breaker or HostCircuitBreaker(failures=_MAX_FAILURES, seconds=0.0)
+        self.breaker = breaker or net.HostCircuitBreaker(failures=_MAX_FAILURES, seconds=0.0)
         self.token = token
 
     def __enter__(self) -> UrlSessions:
@@ -440,11 +428,11 @@ class UrlSessions:
         for session in self._sessions():
             session.abort()
 
-    def _sessions(self) -> list[Session]:
+    def _sessions(self) -> list[net.Session]:
         authorized = [one for one in self._authorized.copy().values() if one is not None]
         return [self._public, self._private, *authorized]
 
-    def session_for(self, url: str) -> Session:
+    def session_for(self, url: str) -> net.Session:
         """Return the session for a URL of any scheme. Host names are not resolved here."""
         try:
             host = urlsplit(url).netloc.rpartition("@")[2]
@@ -456,7 +444,7 @@ class UrlSessions:
             found = self._chosen[host] = self._private if is_allowed else self._public
         return found
 
-    def authorized_session(self, url: str) -> Session | None:
+    def authorized_session(self, url: str) -> net.Session | None:
         """Return a session with the token for the host of a URL; None if there is no token.
 
         Later requests to the host use this session, too.
@@ -483,7 +471,7 @@ class UrlSessions:
             self._chosen[host] = found
         return found
 
-    def authorize(self, url: str, refused: Session, *, is_required: bool) -> bool:
+    def authorize(self, url: str, refused: net.Session, *, is_required: bool) -> bool:
         """Send the token for the host of a URL with all later requests to it.
 
         Parameters
@@ -514,14 +502,14 @@ class UrlSessions:
             token = self._host_token(host)
             if token is not None:
                 message = f"no token for {host}: set {token.label}"
-                raise CredentialsError(message, identity=token.label)
+                raise net.CredentialsError(message, identity=token.label)
         return False
 
     def _new_session(
-        self, limits: RequestLimits, tokens: Mapping[str, str | TokenSource]
-    ) -> Session:
+        self, limits: net.RequestLimits, tokens: Mapping[str, str | net.TokenSource]
+    ) -> net.Session:
         """Return a session that may request the allowed private hosts."""
-        return Session(
+        return net.Session(
             limits=limits, tokens=tokens, is_private_allowed=self._allows, private_hint=self._hint
         )
 
@@ -533,7 +521,7 @@ class UrlSessions:
         if failure is None:
             self.breaker.record_success(url)
         else:
-            self.breaker.record_failure(url, failure if isinstance(failure, NetError) else None)
+            self.breaker.record_failure(url, failure if isinstance(failure, net.NetError) else None)
 
     def _hint(self, address: str) -> str:
         addresses = " ".join([*self._allowed, address])
@@ -547,7 +535,7 @@ class UrlSessions:
         return host in self._allowed_hosts or is_private_host_allowed(host, self._allowed)
 
 
-def host_tokens(settings: AnnexSettings) -> Callable[[str], TokenSource]:
+def host_tokens(settings: AnnexSettings) -> Callable[[str], net.TokenSource]:
     """Return a function that returns the token for a host: see :func:`host_token`."""
     named = settings.subsections("neuromirror")
     return lambda host: host_token(host, named.get((host, "instance")))

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec import Struct, field
 
+from neuromirror import git
 from neuromirror.annex import (
     VaultAddress,
     log_path,
@@ -18,18 +19,6 @@ from neuromirror.annex import (
     strip_claim_prefix,
     url_log_path,
     vault_addresses,
-)
-from neuromirror.git import (
-    MEMORY_LIMIT,
-    TREE_MODE,
-    ObjectMissingError,
-    ObjectReader,
-    call_git,
-    git_environment,
-    packs,
-    parse_commit,
-    parse_tree,
-    try_git,
 )
 from neuromirror.model import DESCRIPTION_PATH, NeuromirrorError, parse_description, path_to_text
 from neuromirror.model.records import url_rank
@@ -105,7 +94,7 @@ class VerifiedRepository:
     def __init__(self, git_dir: Path, work_tree: Path | None) -> None:
         self.git_dir = git_dir
         self.work_tree = work_tree
-        self._reader = ObjectReader(git_dir)
+        self._reader = git.ObjectReader(git_dir)
         self._lock = threading.Lock()
         self._annex = ""
         self._vaults: dict[str, VaultAddress] | None = None
@@ -141,7 +130,7 @@ class VerifiedRepository:
     @cached_property
     def left_out(self) -> frozenset[bytes]:
         """The paths that a sparse checkout leaves out of the work tree (skip-worktree)."""
-        listed = call_git(git_environment(self.git_dir), "ls-files", "-t", "-z").stdout
+        listed = git.call_git(git.git_environment(self.git_dir), "ls-files", "-t", "-z").stdout
         return frozenset(line[2:] for line in listed.split(b"\0") if line.startswith(b"S "))
 
     def __enter__(self) -> VerifiedRepository:
@@ -216,7 +205,7 @@ class VerifiedRepository:
             git cannot compare the commits.
         """
         options = ("-r", "-z", "--no-renames", "--name-status")
-        done = call_git(git_environment(self.git_dir), "diff-tree", *options, old, new)
+        done = git.call_git(git.git_environment(self.git_dir), "diff-tree", *options, old, new)
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip()
             raise ObjectDamagedError(
@@ -266,7 +255,7 @@ class VerifiedRepository:
         try:
             with self._lock:
                 content = self._reader.read(sha)
-        except ObjectMissingError as error:
+        except git.ObjectMissingError as error:
             raise ObjectDamagedError(str(error)) from error
         if object_id(kind, content) != sha:
             raise ObjectDamagedError(
@@ -294,7 +283,7 @@ class VerifiedRepository:
             If the commit cannot be parsed.
         """
         try:
-            parsed = parse_commit(self.read("commit", commit))
+            parsed = git.parse_commit(self.read("commit", commit))
         except ValueError as error:
             raise ObjectDamagedError(f"{self.git_dir}: commit {commit}: {error}") from error
         plain = CommitDescription(commit, parsed.tree)
@@ -313,7 +302,7 @@ class VerifiedRepository:
                 subdatasets=document.get("parts", {}),
                 document=document,
             )
-        except (ObjectMissingError, ValueError, TypeError, KeyError, AttributeError):
+        except (git.ObjectMissingError, ValueError, TypeError, KeyError, AttributeError):
             return plain  # not a minted commit
 
     def entries(self, tree: str, below: bytes = b"") -> Iterator[VerifiedEntry]:
@@ -341,7 +330,7 @@ class VerifiedRepository:
                 f"{self.git_dir}: the tree {tree} is more than {_MAX_DEPTH} folders deep"
             )
         try:
-            found = list(parse_tree(self.read("tree", tree)))
+            found = list(git.parse_tree(self.read("tree", tree)))
         except ValueError as error:
             raise ObjectDamagedError(f"{self.git_dir}: tree {tree} is malformed") from error
         for mode, name, sha in found:
@@ -349,7 +338,7 @@ class VerifiedRepository:
                 raise ObjectDamagedError(
                     f"{self.git_dir}: tree {tree} has an entry with the forbidden name {name!r}"
                 )
-            if mode == TREE_MODE:
+            if mode == git.TREE_MODE:
                 yield from self.entries(sha.hex(), below + name + b"/")
             else:
                 yield VerifiedEntry(mode, below + name, sha.hex())
@@ -439,13 +428,13 @@ class VerifiedRepository:
 
     def _git(self, *arguments: str) -> str:
         """Return the output of a git command, empty if it failed."""
-        done = try_git(self.git_dir, *arguments, environment=MEMORY_LIMIT)
+        done = git.try_git(self.git_dir, *arguments, environment=git.MEMORY_LIMIT)
         return "" if done.returncode else done.stdout.strip()
 
 
 def object_id(kind: str, content: bytes) -> str:
     """Return the id of a git object in hex: the sha1 of its type, length and content."""
-    return packs.object_id(kind.encode(), content).hex()
+    return git.packs.object_id(kind.encode(), content).hex()
 
 
 class MultipartEtag(NamedTuple):
