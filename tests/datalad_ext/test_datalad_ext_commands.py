@@ -160,3 +160,23 @@ def test_commands_are_functions_and_dataset_methods_in_python(
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_received_dataset_runs_no_hook_for_results(clone: DataladFolder, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    hook = f'run {{{{"cmd": "touch {marker}", "dataset": "{clone.folder}"}}}}'
+    run_git(clone.folder, "config", "datalad.result-hook.x.call-json", hook)
+    run_git(clone.folder, "config", "datalad.result-hook.x.match-json", '{"status": "error"}')
+    code = (
+        "import sys, datalad.api as dl\n"
+        "for call in (dl.mirror_get, dl.mirror_verify, dl.mirror_cite, dl.mirror_pin):\n"
+        "    try:\n"
+        "        call(dataset=sys.argv[1], result_renderer='disabled')\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, 'git clone' in str(error))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(clone.folder)], capture_output=True, text=True, check=False
+    )
+    assert not marker.exists()
+    assert done.stdout.splitlines() == ["RepositoryRefusedError True"] * 4, done.stderr

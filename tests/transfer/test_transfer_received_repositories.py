@@ -95,6 +95,11 @@ def _beside(url: str) -> Change:
     return change
 
 
+def _at_home(folder: Path, program: str) -> None:
+    _beside(f"~/{folder.parent.name}/beside.git")(folder, program)
+    (Path.home() / folder.parent.name).symlink_to(folder.parent)
+
+
 def _fifo(folder: Path, program: str) -> None:
     (folder / ".git/config").unlink()
     os.mkfifo(folder / ".git/config")
@@ -165,6 +170,8 @@ HOSTILE: dict[str, Change] = {
     "relative remote": _beside("../beside.git"),
     "remote at a path": _beside("{}/beside"),
     "remote at a URL": _beside("file://{}/beside%2Egit"),
+    "remote at a URL with a query": _beside("file://{}/clone?x"),
+    "remote in the home folder": _at_home,
     "reference-transaction": _hook("reference-transaction"),
     "post-index-change": _hook("post-index-change"),
     "post-update-annex": _hook("post-update-annex"),
@@ -502,6 +509,16 @@ def test_a_store_on_this_machine_is_a_remote(web_clone: WebClone, tmp_path: Path
     assert _get(web_clone.clone, FILE) == [("ok", FILE)]
     _written("hooks/pre-init-annex", "touch marker\n")(store, "")
     assert _get(web_clone.clone, "small/2.dat") == []
+
+
+def test_git_annex_does_not_initialize_a_remote(web_clone: WebClone, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    git(tmp_path, "clone", "-q", str(web_clone.clone), str(mine))
+    git(web_clone.clone, "config", "remote.x.url", str(mine))
+    git(web_clone.clone, "config", "remote.x.annex-uuid", ATTIC)
+    before = git(mine, "config", "--local", "--list")
+    assert ("impossible", "nowhere.dat") in _get(web_clone.clone, "nowhere.dat", FILE)
+    assert git(mine, "config", "--local", "--list") == before
 
 
 def test_the_users_own_configuration_is_trusted(web_clone: WebClone, tmp_path: Path) -> None:

@@ -124,8 +124,16 @@ def failure_result(
 
 
 def require_installed(dataset: Any, purpose: str) -> Any:
-    """Return the installed dataset; raises DataLad's NoDatasetFound."""
-    return require_dataset(dataset, check_installed=True, purpose=purpose)
+    """Return the installed dataset; raises DataLad's NoDatasetFound, and RepositoryRefusedError.
+
+    A refused repository has no result: its settings may name programs that DataLad runs for one.
+    """
+    from neuromirror.transfer.repository_check import check_repository, is_repository
+
+    found = require_dataset(dataset, check_installed=False, purpose=purpose)
+    if is_repository(Path(found.path)):
+        check_repository(Path(found.path))
+    return require_dataset(found, check_installed=True, purpose=purpose)
 
 
 def resolve_datalad_path(path: str | os.PathLike[str], dataset: Any) -> Path:

@@ -28,7 +28,7 @@ _NETWORK_URL: Final = (
     r"(?:https?|ssh)://(?:[^/@]*@)?[A-Za-z0-9\[][^/@]*(?:/.*)?"
     r"|(?:[A-Za-z0-9][\w.-]*@)?[A-Za-z0-9][\w.-]*:(?!:|//).*"
 )
-_LOCAL_URL: Final = r"file:///.*|(?!-)[^:/]*(?:/.*)?"
+_LOCAL_URL: Final = r"file:///[^?#]*|(?!-)[^:/]*(?:/.*)?"
 _OTHER_PROGRAMS: Final = ("datalad", "datalad-archives", "ora")
 """Special remotes that DataLad enables, and that no program started from here uses."""
 
@@ -115,8 +115,9 @@ class CheckedRepository(Struct, frozen=True):
     git_dir
         Its git folder.
     overrides
-        Settings of git for programs started in it: only remotes at URLs of the git-annex branch, on
-        this machine, or already used by git-annex are requested, and no program of DataLad starts.
+        Settings of git for programs started in it: only remotes at URLs of the git-annex branch,
+        already used by git-annex, or on this machine and initialized are requested, and no program
+        of DataLad starts.
     """
 
     top: Path
@@ -162,7 +163,7 @@ def check_repository(top: Path) -> CheckedRepository:
         settings += check.run(common, _top_of(common))
     if check.problems:
         raise _refused(top, check.problems)
-    return CheckedRepository(top, git_dir, _overrides(settings))
+    return CheckedRepository(top, git_dir, _overrides(settings, check.without_annex))
 
 
 def _refused(top: Path, problems: list[str]) -> RepositoryRefusedError:
@@ -234,7 +235,9 @@ class _Check:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._seen: set[Path] = set()
+        self.without_annex: set[str] = set()
+        """URLs of repositories that git-annex would initialize, which may be the user's."""
+        self._seen: dict[Path, list[tuple[str, str]]] = {}
 
     def run(
         self, git_dir: Path, top: Path, where: str = "", *, is_linked: bool = False
@@ -245,11 +248,11 @@ class _Check:
         folder of a linked work tree may lead to that of the repository.
         """
         if git_dir in self._seen:
-            return []
-        self._seen.add(git_dir)
+            return self._seen[git_dir]
+        self._seen[git_dir] = []
         try:
             found = list(_files(git_dir, is_linked=is_linked))
-            settings = _read_settings(git_dir)
+            settings = self._seen[git_dir] = _read_settings(git_dir)
         except OSError as error:
             self.problems.append(f"a file that cannot be read ({error}){where}")
             return []
@@ -283,7 +286,8 @@ class _Check:
 
     def _run_local(self, work_tree: Path, url: str) -> None:
         """Check a remote on this machine: git-annex runs commands in it."""
-        path = unquote(urlsplit(url).path) if url.startswith("file:") else url
+        is_path = not url.startswith("file:")
+        path = os.path.expanduser(url) if is_path else unquote(urlsplit(url).path)
         for at in (work_tree / path, Path(f"{work_tree / path}.git")):
             top = Path(os.path.realpath(at))
             git_dir = _find_git_dir(top)
@@ -291,7 +295,9 @@ class _Check:
                 self.problems.append(f"the remote {at}, whose .git leads to another folder")
             for one in dict.fromkeys((git_dir or top, top)):
                 if any(os.path.lexists(one / name) for name in ("objects", "commondir")):
-                    self.run(one, top, f" in the remote {at}")
+                    settings = self.run(one, top, f" in the remote {at}")
+                    if not any(name == "annex.uuid" for name, _ in settings):
+                        self.without_annex.add(url)
 
 
 def _files(git_dir: Path, *, is_linked: bool) -> Iterator[str]:
@@ -360,7 +366,7 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _overrides(settings: list[tuple[str, str]]) -> dict[str, str]:
+def _overrides(settings: list[tuple[str, str]], without_annex: set[str]) -> dict[str, str]:
     remotes: dict[str, dict[str, set[str]]] = {}
     for name, value in settings:
         if (match := _REMOTE.fullmatch(name)) is not None:
@@ -372,8 +378,9 @@ def _overrides(settings: list[tuple[str, str]]) -> dict[str, str]:
             # git-annex starts a program even for a remote that is ignored
             overrides[f"remote.{remote}.annex-externaltype"] = "readonly"
             overrides[f"remote.{remote}.annex-ignore"] = "true"
-        elif "annex-uuid" not in values and not all(
-            re.fullmatch(_LOCAL_URL, url, re.DOTALL) for url in urls
+        elif urls & without_annex or (
+            "annex-uuid" not in values
+            and not all(re.fullmatch(_LOCAL_URL, url, re.DOTALL) for url in urls)
         ):
             overrides[f"remote.{remote}.annex-ignore"] = "true"
     return overrides
