@@ -13,7 +13,8 @@ import tifffile
 from neuromirror.index import VersionRow
 from neuromirror.sources.volumes.urls import token_variable
 from neuromirror.volume import CUTOUT_FORMATS, middle_plane, plan_cutout
-from neuromirror.web.cutouts import MAX_CONCURRENT, MAX_SENDING, CutoutFailedError, CutoutService
+from neuromirror.web.async_index import UnavailableError
+from neuromirror.web.cutouts import MAX_CONCURRENT, MAX_SENDING, CutoutService
 from neuromirror_demo import walkthrough
 from neuromirror_demo.boss import ACTIVITY, TISSUE
 from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
@@ -149,7 +150,7 @@ def test_cutouts_being_sent_are_limited(quiet_volumes: VolumeArchives) -> None:
         region = plan_cutout(cutouts.describe(row), "2", ((0, 4), (0, 4), (12, 13)))
         kind = CUTOUT_FORMATS["tiff"](region.region)
         files = [await cutouts.cut(row, region, kind) for _ in range(MAX_SENDING)]
-        with pytest.raises(CutoutFailedError, match="half a minute") as caught:
+        with pytest.raises(UnavailableError, match="half a minute") as caught:
             await cutouts.cut(row, region, kind)
         assert caught.value.status == 503
         cutouts.finish_sending()
@@ -170,13 +171,13 @@ def test_cutout_timeout_frees_its_slot(quiet_volumes: VolumeArchives) -> None:
         kind = CUTOUT_FORMATS["tiff"](region.region)
         with quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.2, chunk=512):
             for _ in range(MAX_CONCURRENT + 1):
-                with pytest.raises(CutoutFailedError, match="longer than") as caught:
+                with pytest.raises(UnavailableError, match="longer than") as caught:
                     await cutouts.cut(row, region, kind)
                 assert caught.value.status == 504
-            with pytest.raises(CutoutFailedError, match="longer than"):
+            with pytest.raises(UnavailableError, match="longer than"):
                 await cutouts.picture(row, of, middle_plane(of))
             known = cutouts.cached_picture(row.commit)
-            assert isinstance(known, CutoutFailedError)
+            assert isinstance(known, UnavailableError)
         cutouts = CutoutService(quiet_volumes.mirror_harness.store)
         (await cutouts.cut(row, region, kind)).close()
 

@@ -14,7 +14,8 @@ from neuromirror.index import Index
 from neuromirror.previews import Preview
 from neuromirror.previews.images import draw_plane
 from neuromirror.previews.zarr import preview_zarr
-from neuromirror.web.previews import PreviewService, PreviewUnavailableError, find_zarr
+from neuromirror.web.async_index import UnavailableError
+from neuromirror.web.previews import PreviewService, find_zarr
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.bucket_contents import FUSION
 from support.mirror_harness import MirrorHarness
@@ -76,7 +77,7 @@ def test_a_zarr_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     async def run() -> Preview:
         return await service.preview(version, zarr)
 
-    with pytest.raises(PreviewUnavailableError) as error:
+    with pytest.raises(UnavailableError) as error:
         asyncio.run(run())
     assert error.value.status in (422, 502)
 

@@ -13,12 +13,8 @@ import pytest
 from PIL import Image
 
 from neuromirror.index import FileRow, VersionRow
-from neuromirror.web.previews import (
-    MAX_QUEUED,
-    MAX_RUNNING,
-    PreviewService,
-    PreviewUnavailableError,
-)
+from neuromirror.web.async_index import UnavailableError
+from neuromirror.web.previews import MAX_QUEUED, MAX_RUNNING, PreviewService
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.mirror_harness import MirrorHarness
@@ -89,7 +85,7 @@ class PreviewSite:
 
     def status(self, path: str) -> int:
         (found,) = self.preview(path)
-        return found.status if isinstance(found, PreviewUnavailableError) else 200
+        return found.status if isinstance(found, UnavailableError) else 200
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +170,7 @@ def test_queue_is_bounded(
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     results = previews.preview(*MANY)
-    refused = [result.status for result in results if isinstance(result, PreviewUnavailableError)]
+    refused = [result.status for result in results if isinstance(result, UnavailableError)]
     assert (refused.count(503), refused.count(422)) == (6, len(MANY) - 6)
 
 

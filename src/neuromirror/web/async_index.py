@@ -10,12 +10,16 @@ from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from neuromirror.index import Index
+from neuromirror.model import NeuromirrorError
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+_MAX_FAILURES: Final = 1024
+"""Number of failures that are kept."""
 
 
 class RecentResults(Generic[K, V]):
@@ -55,31 +59,79 @@ class RecentResults(Generic[K, V]):
                 self._total -= self._size(self._results.popitem(last=False)[1][1])
 
 
-class SharedWork(Generic[K, V]):
-    """Work that is in progress, for all requests that wait for its result; for one event loop."""
+class UnavailableError(NeuromirrorError):
+    """What a visitor requests cannot be read or made now; ``status`` is the HTTP status to return.
 
-    def __init__(self) -> None:
-        self._running: dict[K, asyncio.Future[V]] = {}
+    The message is sent to the visitor, so it must not have secrets or paths of this machine.
+    """
 
-    def __len__(self) -> int:
-        return len(self._running)
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
-    def __contains__(self, key: K) -> bool:
-        return key in self._running
 
-    def start(self, key: K, work: Callable[[], Awaitable[V]]) -> asyncio.Future[V]:
-        """Return the result of ``work``, which is started if it is not in progress.
+class SharedResults(Generic[K, V]):
+    """Results of work, made once for all requests that wait for them; for one event loop.
 
-        A caller that may be cancelled shields the result.
+    Parameters
+    ----------
+    maximum, size
+        How many results are kept, as of :class:`RecentResults`.
+    failure_seconds
+        The time for which an :class:`UnavailableError` is raised again, without the work.
+    max_pending
+        The number of results in progress above which no other one is started.
+    busy
+        The message of the error that is raised then.
+    """
+
+    def __init__(
+        self,
+        maximum: int,
+        size: Callable[[V], int] = lambda result: 1,
+        *,
+        failure_seconds: float,
+        max_pending: int,
+        busy: str,
+    ) -> None:
+        self._results: RecentResults[K, V] = RecentResults(maximum, size)
+        self._failures: RecentResults[K, UnavailableError] = RecentResults(_MAX_FAILURES)
+        self._failure_seconds, self._max_pending, self._busy = failure_seconds, max_pending, busy
+        self._pending: dict[K, asyncio.Future[V]] = {}
+
+    def known(self, key: K) -> V | UnavailableError | None:
+        """Return a result, or its recent failure; None if there is neither."""
+        return self._failures.get(key) or self._results.get(key)
+
+    async def get(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
+        """Return a result; raise its :class:`UnavailableError`.
+
+        The work goes on if the caller is cancelled.
         """
-        running = self._running.get(key)
-        if running is None:
-            running = self._running[key] = asyncio.ensure_future(work())
-            running.add_done_callback(lambda done: self._finish(key, done))
-        return running
+        known = self.known(key)
+        if isinstance(known, UnavailableError):
+            raise known
+        if known is not None:
+            return known
+        pending = self._pending.get(key)
+        if pending is None:
+            if len(self._pending) >= self._max_pending:
+                raise UnavailableError(self._busy, 503)
+            pending = self._pending[key] = asyncio.ensure_future(self._make(key, work))
+            pending.add_done_callback(lambda done: self._finish(key, done))
+        return await asyncio.shield(pending)
+
+    async def _make(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
+        try:
+            result = await work()
+        except UnavailableError as error:
+            self._failures.put(key, error, self._failure_seconds)
+            raise
+        self._results.put(key, result)
+        return result
 
     def _finish(self, key: K, done: asyncio.Future[V]) -> None:
-        del self._running[key]
+        del self._pending[key]
         if not done.cancelled():
             done.exception()  # retrieved, because the requests may be gone
 

@@ -19,7 +19,6 @@ from typing import BinaryIO, Final, TypeVar
 from msgspec import Struct
 
 from neuromirror.index import VersionRow
-from neuromirror.model import NeuromirrorError
 from neuromirror.net import NetError, RequestLimits, RequestTimeoutError
 from neuromirror.store import Store
 from neuromirror.stream.errors import CopyUnreadableError
@@ -38,7 +37,7 @@ from neuromirror.volume import (
     read_voxels,
     to_display,
 )
-from neuromirror.web.async_index import RecentResults, SharedWork
+from neuromirror.web.async_index import RecentResults, SharedResults, UnavailableError
 
 MAX_CONCURRENT: Final = 2
 """Maximum number of concurrent cutouts, and of concurrent previews."""
@@ -62,21 +61,12 @@ _LIMITS: Final = RequestLimits(
 )
 _PICTURE_CACHE_BYTES: Final = 32_000_000
 """Maximum size of the preview cache."""
-_MAX_FAILURES: Final = 256
 _FAILURE_SECONDS: Final = 60.0
 """Seconds before a failed preview is tried again."""
 _MAX_DESCRIPTIONS: Final = 256
 _REQUIRED_PACKAGES: Final = ("numpy", "tifffile")
 
 T = TypeVar("T")
-
-
-class CutoutFailedError(NeuromirrorError):
-    """A cutout or preview of a volume failed; ``status`` is the HTTP status to return."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Picture(Struct, frozen=True):
@@ -105,14 +95,17 @@ class CutoutService:
         self._seconds = seconds
         self.is_allowed = is_allowed
         self._threads = ThreadPoolExecutor(2 * MAX_CONCURRENT, thread_name_prefix="cutouts")
-        self._cutouts_in_progress = self._cutouts_being_sent = self._pictures_in_progress = 0
+        self._cutouts_in_progress = self._cutouts_being_sent = 0
         self._drawing_slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._descriptions: RecentResults[tuple[str, str], VolumeDescription]
         self._descriptions = RecentResults(_MAX_DESCRIPTIONS)
-        self._pictures: RecentResults[str, Picture]
-        self._pictures = RecentResults(cache_bytes, lambda one: len(one.png))
-        self._failures: RecentResults[str, CutoutFailedError] = RecentResults(_MAX_FAILURES)
-        self._drawing: SharedWork[str, Picture] = SharedWork()
+        self._pictures: SharedResults[str, Picture] = SharedResults(
+            cache_bytes,
+            lambda picture: len(picture.png),
+            failure_seconds=_FAILURE_SECONDS,
+            max_pending=MAX_CONCURRENT + _MAX_QUEUED_PICTURES,
+            busy="too many previews are in progress; try again in half a minute",
+        )
 
     @property
     def missing_package(self) -> str:
@@ -137,13 +130,13 @@ class CutoutService:
     # --- cutouts
 
     async def cut(self, row: VersionRow, cutout: Cutout, kind: OutputFile) -> BinaryIO:
-        """Return a cutout as an unlinked open file; raises :class:`CutoutFailedError`.
+        """Return a cutout as an unlinked open file; raises :class:`UnavailableError`.
 
         The caller occupies one of the sending slots until it calls :meth:`finish_sending`.
         """
         self.check_possible()
         if self._cutouts_in_progress >= MAX_CONCURRENT or self._cutouts_being_sent >= MAX_SENDING:
-            raise CutoutFailedError(
+            raise UnavailableError(
                 "too many cutouts are in progress; try again in half a minute", 503
             )
 
@@ -182,37 +175,13 @@ class CutoutService:
 
     # --- previews
 
-    def cached_picture(self, commit: str) -> Picture | CutoutFailedError | None:
+    def cached_picture(self, commit: str) -> Picture | UnavailableError | None:
         """Return the cached preview of a commit, or its recent failure."""
-        return self._failures.get(commit) or self._pictures.get(commit)
+        return self._pictures.known(commit)
 
     async def picture(self, row: VersionRow, of: VolumeDescription, middle: MiddlePlane) -> Picture:
-        """Return the preview of a version; raises :class:`CutoutFailedError`."""
+        """Return the preview of a version; raises :class:`UnavailableError`."""
         self.check_possible()
-        cached_picture = self.cached_picture(row.commit)
-        if isinstance(cached_picture, CutoutFailedError):
-            raise cached_picture
-        if cached_picture is not None:
-            return cached_picture
-
-        async def draw() -> Picture:
-            try:
-                picture = await self._draw_picture(row, of, middle)
-            except CutoutFailedError as error:
-                self._failures.put(row.commit, error, _FAILURE_SECONDS)
-                raise
-            self._pictures.put(row.commit, picture)
-            return picture
-
-        return await asyncio.shield(self._drawing.start(row.commit, draw))
-
-    async def _draw_picture(
-        self, row: VersionRow, of: VolumeDescription, middle: MiddlePlane
-    ) -> Picture:
-        if self._pictures_in_progress >= MAX_CONCURRENT + _MAX_QUEUED_PICTURES:
-            raise CutoutFailedError(
-                "too many previews are in progress; try again in half a minute", 503
-            )
 
         def draw() -> Picture:
             with self._files(row) as files:
@@ -220,23 +189,22 @@ class CutoutService:
             pixels, caption = to_display(plane, labels=of.volume.labels)
             return Picture(b"".join(encode_png(pixels)), caption)
 
-        self._pictures_in_progress += 1
-        try:
+        async def make() -> Picture:
             await self._drawing_slots.acquire()
             return await self._run(draw, self._drawing_slots.release)
-        finally:
-            self._pictures_in_progress -= 1
+
+        return await self._pictures.get(row.commit, make)
 
     # --- both
 
     def check_possible(self) -> None:
-        """Raise :class:`CutoutFailedError` if voxels cannot be read at all."""
+        """Raise :class:`UnavailableError` if voxels cannot be read at all."""
         if not self.is_allowed:
-            raise CutoutFailedError(
+            raise UnavailableError(
                 "cutouts are disabled in this catalogue; export the region from a clone", 403
             )
         if self.missing_package:
-            raise CutoutFailedError(
+            raise UnavailableError(
                 "this catalogue cannot read voxels, because an optional package is not installed; "
                 "export the region from a clone",
                 501,
@@ -259,7 +227,7 @@ class CutoutService:
         except BlockUnavailableError as error:
             raise _public_error(error, self._seconds) from error
         except (MissingExtraError, UnreadableVolumeError) as error:
-            raise CutoutFailedError(str(error), 501) from error
+            raise UnavailableError(str(error), 501) from error
         except OSError as error:
             raise _no_space_error() from error
 
@@ -274,21 +242,21 @@ class CutoutService:
             files.close()
 
 
-def _no_space_error() -> CutoutFailedError:
-    return CutoutFailedError(
+def _no_space_error() -> UnavailableError:
+    return UnavailableError(
         "the catalogue has too little disk space at present; try again later", 503
     )
 
 
-def _timeout_error(seconds: float) -> CutoutFailedError:
-    return CutoutFailedError(
+def _timeout_error(seconds: float) -> UnavailableError:
+    return UnavailableError(
         f"the archive took longer than {seconds:.0f} seconds, the limit of this page; request a "
         "smaller box, or export a clone with 'neuromirror export'",
         504,
     )
 
 
-def _public_error(error: BlockUnavailableError, seconds: float) -> CutoutFailedError:
+def _public_error(error: BlockUnavailableError, seconds: float) -> UnavailableError:
     """Return a public error for an unavailable block; the original may contain local paths."""
     if isinstance(error.__cause__, OSError):
         return _no_space_error()
@@ -298,30 +266,30 @@ def _public_error(error: BlockUnavailableError, seconds: float) -> CutoutFailedE
     network_errors = [cause for cause in error.causes if isinstance(cause, NetError)]
     statuses = [one.status for one in network_errors if one.status is not None]
     if any(status in (401, 403) for status in statuses):
-        return CutoutFailedError(
+        return UnavailableError(
             f"{block}: the archive requires a token, which this page does not use; export a "
             "clone with 'neuromirror export' and your own token",
             403,
         )
     if any(status in (429, 503) for status in statuses):
-        return CutoutFailedError(
+        return UnavailableError(
             f"{block}: the archive is busy (HTTP {statuses[0]}); try again in a minute", 503
         )
     if any(isinstance(one, RequestTimeoutError) for one in network_errors) or 504 in statuses:
-        return CutoutFailedError(
+        return UnavailableError(
             f"{block}: the archive did not respond in time; try again later", 504
         )
     if statuses:
-        return CutoutFailedError(f"{block}: HTTP {statuses[0]} from the archive", 502)
+        return UnavailableError(f"{block}: HTTP {statuses[0]} from the archive", 502)
     if network_errors:
-        return CutoutFailedError(f"{block}: the archive cannot be reached; try again later", 502)
+        return UnavailableError(f"{block}: the archive cannot be reached; try again later", 502)
     if error.causes and all(isinstance(cause, CopyUnreadableError) for cause in error.causes):
-        return CutoutFailedError(
+        return UnavailableError(
             f"{block}: its copy in a vault is damaged or cannot be read; the operator of this "
             "catalogue can run 'neuromirror vault check --full'",
             502,
         )
-    return CutoutFailedError(
+    return UnavailableError(
         f"{block}: the archive now returns other content than that of this version, or this page "
         "may not request its location",
         502,

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from neuromirror.index import FileRow, Index, VersionRow
-from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
+from neuromirror.model import DatasetRef, environment_without_secrets
 from neuromirror.previews import (
     FORMAT,
     Preview,
@@ -29,7 +29,7 @@ from neuromirror.previews import (
 )
 from neuromirror.store import Store
 from neuromirror.store.store import preview_folder
-from neuromirror.web.async_index import RecentResults, SharedWork
+from neuromirror.web.async_index import SharedResults, UnavailableError
 
 MAX_RUNNING: Final = 2
 """Maximum number of preview processes."""
@@ -38,7 +38,6 @@ _SECONDS: Final = 45.0
 _MAX_OUTPUT: Final = 8 << 20
 _CACHE_BYTES: Final = 512 << 20
 _WRITES_BETWEEN_PRUNES: Final = 200
-_MAX_FAILURES: Final = 1024
 _FAILURE_SECONDS: Final = 60.0
 """Seconds before a file that could not be read is tried again."""
 
@@ -64,14 +63,6 @@ class ZarrFolder(Struct, frozen=True):
 
 
 PreviewSource = FileRow | ZarrFolder
-
-
-class PreviewUnavailableError(NeuromirrorError):
-    """A file has no preview; ``status`` is the HTTP status to return."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 _MESSAGES: Final = {
@@ -110,8 +101,13 @@ class PreviewService:
         self.is_allowed = is_allowed
         self._folder = preview_folder(store)
         self._slots = asyncio.Semaphore(MAX_RUNNING)
-        self._making: SharedWork[Path, Preview] = SharedWork()
-        self._failures: RecentResults[Path, PreviewUnavailableError] = RecentResults(_MAX_FAILURES)
+        # they are kept in the cache on disk
+        self._previews: SharedResults[Path, Preview] = SharedResults(
+            0,
+            failure_seconds=_FAILURE_SECONDS,
+            max_pending=MAX_RUNNING + MAX_QUEUED,
+            busy="Many previews are in progress; try again in half a minute.",
+        )
         self._writes = 0
 
     def is_possible(self, file: PreviewSource) -> bool:
@@ -144,29 +140,15 @@ class PreviewService:
 
         Raises
         ------
-        PreviewUnavailableError
+        UnavailableError
             The file has no preview, or none can be made now.
         """
         if not self.is_possible(file):
-            raise PreviewUnavailableError("This file has no preview.", 404)
+            raise UnavailableError("This file has no preview.", 404)
         path = self._path(file)
         with suppress(OSError, msgspec.DecodeError):
             return _result(decode_outcome(path.read_bytes()))
-        if failure := self._failures.get(path):
-            raise failure
-        if path not in self._making and len(self._making) >= MAX_RUNNING + MAX_QUEUED:
-            raise PreviewUnavailableError(
-                "Many previews are in progress; try again in half a minute.", 503
-            )
-
-        async def make() -> Preview:
-            try:
-                return await self._make(row, file, path)
-            except PreviewUnavailableError as error:
-                self._failures.put(path, error, _FAILURE_SECONDS)
-                raise
-
-        return await asyncio.shield(self._making.start(path, make))
+        return await self._previews.get(path, lambda: self._make(row, file, path))
 
     def _path(self, file: PreviewSource) -> Path:
         # the ending decides how the content is read
@@ -193,15 +175,15 @@ class PreviewService:
             # the process exits after the time limit, unless it hangs
             status, output = await _run(msgspec.json.encode(task), self._seconds + _GRACE)
         if status == _TIMED_OUT:
-            raise PreviewUnavailableError("Reading the file takes too long; try again later.", 504)
+            raise UnavailableError("Reading the file takes too long; try again later.", 504)
         if status > 0:  # the process prints why
-            raise PreviewUnavailableError("Internal error of the catalogue.", 500)
+            raise UnavailableError("Internal error of the catalogue.", 500)
         try:
             outcome = PreviewFailure("too-large") if status else decode_outcome(output)
         except msgspec.DecodeError as error:
             # a parser of hostile bytes may have overwritten the output; not cached
             logging.getLogger(__name__).warning("%s: no preview: %s", file.path, error)
-            raise PreviewUnavailableError(*_MESSAGES["unreadable"]) from error
+            raise UnavailableError(*_MESSAGES["unreadable"]) from error
         if isinstance(outcome, Preview) or outcome.reason in _LASTING:
             await asyncio.to_thread(self._write, path, msgspec.json.encode(outcome))
         return _result(outcome)
@@ -241,7 +223,7 @@ def find_zarr(index: Index, row: VersionRow, path: str) -> tuple[VersionRow, Zar
 
 def _result(outcome: Preview | PreviewFailure) -> Preview:
     if isinstance(outcome, PreviewFailure):
-        raise PreviewUnavailableError(*_MESSAGES[outcome.reason])
+        raise UnavailableError(*_MESSAGES[outcome.reason])
     return outcome
 
 

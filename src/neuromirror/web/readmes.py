@@ -22,7 +22,7 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.net import RequestLimits
 from neuromirror.store import Store
 from neuromirror.volume import open_version_files
-from neuromirror.web.async_index import RecentResults, SharedWork
+from neuromirror.web.async_index import SharedResults, UnavailableError
 from neuromirror.web.rendering import printable_lines
 
 if TYPE_CHECKING:
@@ -101,29 +101,29 @@ class ReadmeService:
     def __init__(self, store: Store, *, is_allowed: bool) -> None:
         self._store, self._is_allowed = store, is_allowed
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="readmes")
-        self._cached: RecentResults[str, Readme] = RecentResults(_MAX_CACHED)
-        self._reading: SharedWork[str, Readme] = SharedWork()
+        self._readmes: SharedResults[str, Readme] = SharedResults(
+            _MAX_CACHED,
+            failure_seconds=_FAILURE_SECONDS,
+            max_pending=_MAX_PENDING,
+            busy="many READMEs are being read",
+        )
 
     async def read(self, row: VersionRow, file: FileRow) -> Readme:
         """Return the README of a version, without its text if that takes longer than a second."""
-        known = self._cached.get(file.key)
-        if known is not None:
-            return known
         if not self._is_allowed:
             return Readme(file.path, is_failed=True)
-        if file.key not in self._reading and len(self._reading) >= _MAX_PENDING:
-            return Readme(file.path)
 
         async def read() -> Readme:
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._threads, self._read, row, file)
-            seconds = _FAILURE_SECONDS if found.is_failed else float("inf")
-            self._cached.put(file.key, found, seconds)
-            return found
+            return await loop.run_in_executor(self._threads, self._read, row, file)
 
-        reading = self._reading.start(file.key, read)
-        done, _ = await asyncio.wait([reading], timeout=_MAX_WAIT)
-        return reading.result() if done else Readme(file.path)
+        try:
+            async with asyncio.timeout(_MAX_WAIT):
+                return await self._readmes.get(file.key, read)
+        except TimeoutError:
+            return Readme(file.path)
+        except UnavailableError as error:
+            return Readme(file.path, is_failed=error.status != 503)
 
     def _read(self, row: VersionRow, file: FileRow) -> Readme:
         try:
@@ -139,7 +139,7 @@ class ReadmeService:
         except (NeuromirrorError, OSError):
             found = None
         if found is None:
-            return Readme(file.path, is_failed=True)
+            raise UnavailableError(f"{file.path} cannot be read", 502)
         text = found.decode("utf-8", "replace")
         return Readme(file.path, render(file.path, text), is_cut=len(text) > _MAX_RENDERED)
 

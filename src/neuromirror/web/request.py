@@ -46,8 +46,8 @@ from neuromirror.web.addresses import (
     search_address,
     version_address,
 )
+from neuromirror.web.async_index import UnavailableError
 from neuromirror.web.gateway.content import has_etag
-from neuromirror.web.gateway.service import ContentUnavailableError
 from neuromirror.web.lookups import split_version_name
 from neuromirror.web.rendering import template_environment
 from neuromirror.web.site import Site
@@ -248,7 +248,7 @@ async def error_response(starlette_request: Request, error: Exception) -> Respon
     assert isinstance(error, NeuromirrorError)
     request = CatalogueRequest(starlette_request)
     status, message = _status(error), error.problem
-    if status >= 500 and not isinstance(error, (QueryStoppedError, ContentUnavailableError)):
+    if status >= 500 and not isinstance(error, (QueryStoppedError, UnavailableError)):
         # the message may contain local paths
         path = unquote(request.scope["path"])
         logging.getLogger(__name__).warning("%s: %s", path, error)
@@ -318,7 +318,7 @@ def problem_response(status: int, detail: str) -> Response:
 
 
 def _status(error: NeuromirrorError) -> int:
-    if isinstance(error, ContentUnavailableError):
+    if isinstance(error, UnavailableError):
         return error.status
     return next((one for one, kinds in _STATUSES.items() if isinstance(error, kinds)), 500)
 

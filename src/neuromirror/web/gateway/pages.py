@@ -17,6 +17,7 @@ from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVe
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.addresses import breadcrumbs, gateway_address, header_url
+from neuromirror.web.async_index import UnavailableError
 from neuromirror.web.gateway.content import (
     MOVING,
     PINNED,
@@ -27,7 +28,6 @@ from neuromirror.web.gateway.content import (
     content_response,
 )
 from neuromirror.web.gateway.service import (
-    ContentUnavailableError,
     Document,
     Folder,
     GatewayService,
@@ -355,7 +355,7 @@ async def _redirect(
 ) -> ContentResponse:
     urls = await gateway.public_urls(named.row, file)
     if not urls:
-        raise ContentUnavailableError(
+        raise UnavailableError(
             f"{named.row.name}: {file.path}: no public location of this file is known, or none "
             "answered the last check; get it in a clone, which may use other locations",
             502,

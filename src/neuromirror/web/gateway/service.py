@@ -49,21 +49,12 @@ from neuromirror.stream import (
 from neuromirror.stream.opening import excluded_file, read_excluded_paths
 from neuromirror.stream.pieces import MAX_WHOLE, Verify
 from neuromirror.transfer.annex_branch import AnnexSettings
-from neuromirror.web.async_index import AsyncIndexReader, RecentResults
+from neuromirror.web.async_index import AsyncIndexReader, RecentResults, UnavailableError
 from neuromirror.web.gateway.modes import GatewayMode, GatewayModes
 
 
-class ContentUnavailableError(NeuromirrorError):
-    """The content of a file cannot be delivered; ``status`` is the HTTP status to return.
-
-    The message is sent to the client, so it must not have secrets. ``is_changed`` is whether the
-    archive returned other bytes than those of the version.
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-        self.is_changed = False
+class ContentChangedError(UnavailableError):
+    """The archive returned other bytes than those of the version."""
 
 
 class UnknownEntryError(NeuromirrorError):
@@ -447,7 +438,7 @@ class GatewayService:
         return await self._look(find)
 
     async def refuse_undelivered(self, row: VersionRow, path: str) -> None:
-        """Raise ContentUnavailableError for a path without a file that the archive may have.
+        """Raise UnavailableError for a path without a file that the archive may have.
 
         Programs read a chunk that is not found as the fill value, but the version may exclude it,
         or store it under a name with an ending.
@@ -549,7 +540,7 @@ class GatewayService:
 
         Raises
         ------
-        ContentUnavailableError
+        UnavailableError
             No digest is known with which parts of it could be verified.
         """
 
@@ -562,7 +553,7 @@ class GatewayService:
     async def read(
         self, row: VersionRow, file: ListedFile, start: int, stop: int
     ) -> AsyncIterator[bytes]:
-        """Yield the verified bytes of a range; raises :class:`ContentUnavailableError`."""
+        """Yield the verified bytes of a range; raises :class:`UnavailableError`."""
         piece_size = await self._run(partial(self._piece_size, row, file))
         while start < stop:
             if piece_size <= WINDOW:
@@ -637,9 +628,10 @@ class GatewayService:
                 "timeout", "the archive takes too long to answer; try again later", 504
             ) from error
         except StreamError as error:
-            failure = self._failure(*_describe(error))
-            failure.is_changed = isinstance(error, WrongBytesError)
-            raise failure from error
+            name, message, status = _describe(error)
+            self.counts[name] += 1
+            kind = ContentChangedError if isinstance(error, WrongBytesError) else UnavailableError
+            raise kind(message, status) from error
 
     async def _look(self, work: Callable[[], T]) -> T:
         """Run ``work`` that reads the store only, in a thread."""
@@ -654,9 +646,9 @@ class GatewayService:
                 502,
             ) from error
 
-    def _failure(self, name: str, message: str, status: int) -> ContentUnavailableError:
+    def _failure(self, name: str, message: str, status: int) -> UnavailableError:
         self.counts[name] += 1
-        return ContentUnavailableError(message, status)
+        return UnavailableError(message, status)
 
     def close(self) -> None:
         """Drop work that has not started, and close the open versions."""

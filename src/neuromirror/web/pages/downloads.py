@@ -27,10 +27,11 @@ from neuromirror.index import (
 from neuromirror.model import Retention
 from neuromirror.model.records import is_asset_download
 from neuromirror.web.addresses import header_url
+from neuromirror.web.async_index import UnavailableError
 from neuromirror.web.gateway.content import may_open_in_browser
 from neuromirror.web.gateway.pages import deliver_file, is_possible_path
 from neuromirror.web.gateway.service import (
-    ContentUnavailableError,
+    ContentChangedError,
     Document,
     GatewayService,
     StoredFile,
@@ -194,7 +195,7 @@ async def plan_with_copy(
     """Return the plan, with a copy in a vault if no location at the archive is usable."""
     if plan.is_relayed or plan.urls:
         return plan
-    with suppress(ContentUnavailableError):  # the store is damaged
+    with suppress(UnavailableError):  # the store is damaged
         if await gateway.has_copies(row):
             found = await gateway.find_file(row, file.path)
             urls = (
@@ -232,8 +233,8 @@ async def download(request: CatalogueRequest) -> Any:
             if found is not None:
                 named = await gateway.version(name, label)
                 return await deliver_file(request, named, found, is_saved=True)
-        except ContentUnavailableError as error:
-            if error.is_changed or not plan.urls:
+        except UnavailableError as error:
+            if isinstance(error, ContentChangedError) or not plan.urls:
                 raise
             # the visitor may reach an archive that this machine does not reach
             logging.getLogger(__name__).warning("%s: %s: %s", row.name, path, error)
@@ -245,7 +246,7 @@ async def download(request: CatalogueRequest) -> Any:
     url = plan.urls[0]
     if len(plan.urls) > 1:
         # equal contents have several names; this version's is in its records
-        with suppress(ContentUnavailableError):  # the store is damaged
+        with suppress(UnavailableError):  # the store is damaged
             found = await gateway.find_file(row, path)
             own = found.file.urls if isinstance(found, StoredFile) else ()
             url = next((one for one in own if one in plan.urls), url)

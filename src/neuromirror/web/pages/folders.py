@@ -28,6 +28,7 @@ from neuromirror.model import ZARR_MARKERS, alias_of
 from neuromirror.model.records import BUCKET_VOLUMES, has_downloads, is_volume
 from neuromirror.previews import Preview
 from neuromirror.web.addresses import gateway_address
+from neuromirror.web.async_index import UnavailableError
 from neuromirror.web.gateway.modes import GatewayMode
 from neuromirror.web.lookups import other_occurrences
 from neuromirror.web.pages.downloads import (
@@ -36,7 +37,7 @@ from neuromirror.web.pages.downloads import (
     plan_download,
     plan_with_copy,
 )
-from neuromirror.web.previews import PreviewSource, PreviewUnavailableError, ZarrFolder, find_zarr
+from neuromirror.web.previews import PreviewSource, ZarrFolder, find_zarr
 from neuromirror.web.request import CatalogueRequest, view
 
 _NEUROSIFT = "https://neurosift.app/nwb?"
@@ -381,7 +382,7 @@ async def _outcome(
     """Return a preview, or a message and the HTTP status."""
     try:
         return await request.site.previews.preview(row, file), "", 200
-    except PreviewUnavailableError as error:
+    except UnavailableError as error:
         return None, str(error), error.status
 
 

@@ -32,7 +32,8 @@ from neuromirror.volume import (
 )
 from neuromirror.web.addresses import PARAMETER, cutout_address
 from neuromirror.web.api.responses import Volume, describe_volume
-from neuromirror.web.cutouts import CutoutFailedError, Picture
+from neuromirror.web.async_index import UnavailableError
+from neuromirror.web.cutouts import Picture
 from neuromirror.web.lookups import allow_command_for
 from neuromirror.web.pages.folders import is_web
 from neuromirror.web.request import (
@@ -81,7 +82,7 @@ async def picture(request: CatalogueRequest) -> Response:
         made = await cutouts.picture(row, found, plane)
     except (UnreadableVolumeError, CutoutTooLargeError) as error:
         return await _error_image(request, str(error), 404)
-    except CutoutFailedError as error:
+    except UnavailableError as error:
         return await _error_image(request, str(error), error.status)
     headers = _headers(tag) | {"content-length": str(len(made.png))}
     return Response(made.png, 200, headers, "image/png")
@@ -113,7 +114,7 @@ async def cut(request: CatalogueRequest) -> Response:
         if request.is_head:
             return Response("", 200, headers, kind.media_type)
         file = await request.site.cutouts.cut(row, region, kind)
-    except CutoutFailedError as error:
+    except UnavailableError as error:
         return await _error_page(request, row, found, given, str(error), error.status)
     except (ConfigurationError, BadRequestError) as error:
         return await _error_page(request, row, found, given, str(error), 400)
@@ -183,7 +184,7 @@ async def _page(
         version=shapes.Version.of(row).plain(),
         volume=Volume.describe(found),
         picture=None if shown is None else _picture(shown, known),
-        no_picture=no_picture or (str(known) if isinstance(known, CutoutFailedError) else ""),
+        no_picture=no_picture or (str(known) if isinstance(known, UnavailableError) else ""),
         form=form,
         form_values={**form["defaults"], **{name: text for name, text in given.items() if text}},
         command_box=_command_box(found, form, given),
@@ -207,7 +208,7 @@ def _middle_plane(found: VolumeDescription) -> tuple[MiddlePlane | None, str]:
         return None, str(error)
 
 
-def _picture(shown: MiddlePlane, known: Picture | CutoutFailedError | None) -> dict[str, Any]:
+def _picture(shown: MiddlePlane, known: Picture | UnavailableError | None) -> dict[str, Any]:
     """Return the description of the preview, which is loaded later."""
     region = shown.cutout.region
     (x0, x1), (y0, y1), (z, _) = region.box
