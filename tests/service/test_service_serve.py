@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
 from support.service_process import SHORT_TIMEOUTS, running_service, serve_once
-from support.store_states import comparable_states
+from support.store_states import comparable_states, wait_until
 
 THREAD = ("--workers", "1", "--executor", "threads")
 
@@ -37,7 +38,11 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     fault = shared_demo.fault(
         "hang", path=r"/dandisets/00000[237]/versions/.*/assets", seconds=3600
     )
-    with running_service(mirror_harness, "--workers", "3", first=SHORT_TIMEOUTS) as service:
+    short_leases = (
+        "import neuromirror.service.engine as e; e.LEASE_SECONDS, e._RENEW_SECONDS = 2, 1"
+    )
+    first = f"{SHORT_TIMEOUTS}; {short_leases}"
+    with running_service(mirror_harness, "--workers", "3", first=first) as service:
         service.wait_for("visited", outcome="changed")
         service.wait(lambda: fault.struck)
         workers = service.children()
@@ -51,6 +56,8 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     assert before
     assert before < minted_versions(other)
 
+    with Schedule.open(mirror_harness.store.schedule_path) as schedule:
+        wait_until(lambda: not schedule.leases.in_force(time.time()))
     results = serve_once(mirror_harness, "--executor", "threads")
     assert {result["status"] for result in results} <= {"ok", "notneeded"}
     assert minted_versions(mirror_harness) == minted_versions(other)

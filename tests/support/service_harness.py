@@ -11,7 +11,7 @@ from neuromirror.crawl import Mirror, Result
 from neuromirror.crawl.recorder import lease_owner
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
-from neuromirror.service.engine import MirrorFiles, Service, StaleLeases
+from neuromirror.service.engine import MirrorFiles, Service
 from neuromirror.service.executors import ThreadExecutor
 from neuromirror.service.health import Readiness
 from neuromirror.service.worker_pool import find_job, run_call
@@ -170,7 +170,6 @@ def open_service_harness(
             workers=workers,
             owner=name,
             observer=observer,
-            stale_leases=StaleLeases(mirror_harness.store, job_harness.schedule, name),
             on_result=results.append,
             problems=Readiness(
                 mirror_harness.store, mirror_harness.store.index_path, job_harness.schedule

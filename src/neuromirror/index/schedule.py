@@ -101,6 +101,11 @@ class LeaseTable:
                 ((now + seconds, name, token) for name, token in tokens),
             )
 
+    def limit(self, until: float) -> None:
+        """Let no lease end later than at a time; a wrong clock may have made it too long."""
+        with self._file.writing() as db:
+            db.execute("UPDATE leases SET expires = ? WHERE expires > ?", (until, until))
+
     def holds(self, name: str, token: int) -> bool:
         """Return whether a token belongs to the last lease of a name, and was not released.
 

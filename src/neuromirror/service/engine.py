@@ -7,9 +7,6 @@ died is still due, and runs again.
 from __future__ import annotations
 
 import logging
-import os
-import re
-import socket
 import threading
 import time
 from collections import Counter, deque
@@ -30,8 +27,8 @@ from neuromirror.config.mirror_files import (
 )
 from neuromirror.crawl import FailureLog, Mirror, Recorder, Result
 from neuromirror.crawl.recorder import CONFIGURATION, LEASE_SECONDS, SERVICE_TASKS, WORKERS, Lease
-from neuromirror.index import LeaseRow, Schedule, TaskRow
-from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
+from neuromirror.index import Schedule, TaskRow
+from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.service.jobs import (
     ALL_MIRRORS,
     JobContext,
@@ -43,7 +40,6 @@ from neuromirror.service.jobs import (
 )
 from neuromirror.service.logs import log_event
 from neuromirror.service.scheduling import SUPERDATASET_PREFIX, ScheduleWriter
-from neuromirror.store import Store, StoreBusyError
 
 if TYPE_CHECKING:
     from neuromirror.service.metrics import Metrics
@@ -121,88 +117,6 @@ class MirrorFiles:
         return not self._names or name in self._names
 
 
-# --- leases whose owner no longer runs
-
-_OWNER = re.compile(r".* on (.*), process (\d+) \([0-9a-f]+\)")
-"""The format of :func:`neuromirror.crawl.recorder.lease_owner`."""
-
-_WAIT = 1.0
-"""Seconds that the workers of a killed service may take to exit."""
-
-
-class StaleLeases:
-    """Ends orphaned leases, and those that a wrong clock has made too long.
-
-    ``owner`` is the running service, whose own leases are kept. The caller holds the service lock
-    of the store.
-    """
-
-    def __init__(self, store: Store, schedule: Schedule, owner: str) -> None:
-        self._store = store
-        self._schedule = schedule
-        self._owner = owner
-        self._overlong: set[LeaseRow] = set()
-
-    def end_orphaned(self, now: float) -> list[str]:
-        """End the leases of processes of this machine that have exited; return their names.
-
-        The lease of a dataset is ended only if the dataset's lock is free, because a worker may
-        briefly outlive its service.
-        """
-        ended = []
-        for lease in self._schedule.leases.in_force(now):
-            if (
-                lease.owner != self._owner
-                and _is_orphaned(lease.owner)
-                and self._is_free(lease.name)
-            ):
-                self._schedule.leases.release(lease.name, lease.token)
-                ended.append(lease.name)
-        return ended
-
-    def end_overlong(self, now: float) -> list[str]:
-        """End leases that exceed the maximum lifetime and were not renewed since the last call.
-
-        Call it at intervals of at least the lifetime of a lease.
-        """
-        found = set(self._schedule.leases.in_force(now + 2 * LEASE_SECONDS))
-        left = sorted(found & self._overlong, key=lambda one: one.name)
-        self._overlong = found
-        for lease in left:
-            self._schedule.leases.release(lease.name, lease.token)
-        return [lease.name for lease in left]
-
-    def _is_free(self, name: str) -> bool:
-        row = self._schedule.task(name)
-        if row is None or not row.source_uri:
-            return ":" not in name
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-        try:
-            with self._store.lock(dataset.dataset_id, name, wait=_WAIT):
-                return True
-        except StoreBusyError:
-            return False
-
-
-def _is_orphaned(owner: str) -> bool:
-    match = _OWNER.fullmatch(owner)
-    if match is None or match[1] != socket.gethostname():
-        return False
-    process = int(match[2])
-    # in a container each service may get the same process id
-    return process == os.getpid() or not _is_running(process)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
 # --- the engine
 
 _RENEW_SECONDS = LEASE_SECONDS / 3
@@ -244,8 +158,6 @@ class Service:
         The name of the service in leases.
     observer
         Is called for each finished job.
-    stale_leases
-        Ends leases of processes that no longer run.
     on_result
         Called with the result of each dataset.
     problems
@@ -267,7 +179,6 @@ class Service:
         workers: int,
         owner: str,
         observer: Metrics,
-        stale_leases: StaleLeases,
         on_result: Callable[[Result], None] = lambda result: None,
         problems: Callable[[], list[str]] = list,
         clock: Callable[[], float] = time.time,
@@ -282,7 +193,6 @@ class Service:
         self._workers = workers
         self._owner = owner
         self._observer = observer
-        self._stale_leases = stale_leases
         self._on_result = on_result
         self._problems = problems
         self._clock = clock
@@ -304,11 +214,13 @@ class Service:
     # --- control
 
     def start(self) -> None:
-        """Take over the schedule: end orphaned leases, add new mirrors, make releases due."""
+        """Take over the schedule: add new mirrors, make releases due.
+
+        The leases of a service that was killed expire.
+        """
         now = self._clock()
         self._log.forget(lambda row: row.task in SERVICE_TASKS)
-        for name in self._stale_leases.end_orphaned(now):
-            log_event("lease ended", "its owner is no longer running", dataset=name)
+        self._schedule.leases.limit(now + LEASE_SECONDS)
         names = [one.name for one in self._files.served_mirrors()]
         new = [name for name in names if self._schedule.task(name) is None]
         self._schedule.put([TaskRow(name, name, due=now) for name in new])
@@ -416,15 +328,14 @@ class Service:
         return now
 
     def _maintain_leases(self, now: float, instant: float) -> None:
-        """Renew the leases of running jobs; periodically end overlong leases of others."""
+        """Renew the leases of running jobs; periodically limit those that a wrong clock made."""
         if instant - self._last_renewal >= _RENEW_SECONDS:
             self._last_renewal = instant
             tokens = [(one.job.lease.name, one.job.lease.token) for one in self._running.values()]
             self._schedule.leases.renew(tokens, now, LEASE_SECONDS)
         if instant - self._last_lease_check >= LEASE_SECONDS:
             self._last_lease_check = instant
-            for name in self._stale_leases.end_overlong(now):
-                log_event("lease ended", "its expiry was too far in the future", dataset=name)
+            self._schedule.leases.limit(now + LEASE_SECONDS)
         if instant - self._last_repair >= _REPAIR_SECONDS:
             self._last_repair = instant
             self._repair_rows(now)

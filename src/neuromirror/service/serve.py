@@ -27,7 +27,7 @@ from neuromirror.crawl.recorder import SERVICE, lease_owner
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.dask_cluster import DaskExecutor
-from neuromirror.service.engine import SUPERDATASET_WAIT, MirrorFiles, Service, StaleLeases
+from neuromirror.service.engine import SUPERDATASET_WAIT, MirrorFiles, Service
 from neuromirror.service.executors import (
     JOB_MEMORY,
     JOB_SECONDS,
@@ -248,7 +248,6 @@ def _open_service(
             workers=options.workers,
             owner=name,
             observer=metrics,
-            stale_leases=StaleLeases(store, schedule, name),
             on_result=on_result,
             problems=readiness.local_problems,
             superdataset_wait=group_wait,
