@@ -59,7 +59,7 @@ def dataset_json(data: bytes) -> None:
         def read_commit_tree(self, commit: str) -> bytes:
             return bytes(20)
 
-    with patch("neuromirror.lab.rebuild.ObjectReader", _DescriptionReader):
+    with patch("neuromirror.git.ObjectReader", _DescriptionReader):
         found = MintedCommit(scratch(), "0" * 40)
     check_agreement(found.manifest_only_files >= 0, found.manifest_only_files)
     with suppress(CommitUnreadableError):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from fnmatch import translate
 
 from neuromirror.model import ConfigurationError
 
@@ -27,8 +28,11 @@ _EXAMPLES = 3
 
 _ANY = "**"
 _WILD = re.compile(r"[*?[]")
-_TOKEN = re.compile(r"\*+|\?|\[(!?)(\]?[^\]/]*)\]|.", re.DOTALL)
 
+_Parts = list[re.Pattern[str] | None]
+"""The parts of a glob with wildcards: expressions for names, and None for ``**``."""
+_Reached = list[tuple[_Parts, set[int]]]
+"""Globs, each with the numbers of parts that the names so far complete: several with ``**``."""
 _Node = dict[str, "_Node | None"]
 """Names in a folder; None for a name that is selected with all its files."""
 
@@ -62,21 +66,35 @@ class Globs:
                 f"the globs with wildcards have more than {MAX_WILDCARD_CHARACTERS} characters in "
                 "total; use fewer, or plain names of folders"
             )
-        self._whole = re.compile("|".join(map(_path, wild))) if wild else None
-        self._wild = [[(part, re.compile(_name(part))) for part in parts] for parts in wild]
+        # the expressions for stars do not backtrack
+        self._wild = [list(map(_expression, parts)) for parts in wild]
+        self._last: tuple[str, _Reached] = ("", [])
 
     def matches(self, path: str) -> bool:
         """Return whether a file is selected, by its path or by a folder above it."""
-        if self._all or (self._whole is not None and self._whole.match(path) is not None):
+        if self._all or any(len(parts) in places for parts, places in self._reached(path)):
             return True
         return bool(self._plain) and _walk(self._plain, path.split("/")) is None
 
     def reaches(self, folder: str) -> bool:
         """Return whether a file in a folder could be selected."""
-        names = folder.split("/")
-        if self._all or any(_reaches(parts, names) for parts in self._wild):
+        if self._all or self._reached(folder):
             return True
-        return bool(self._plain) and _walk(self._plain, names) != {}
+        return bool(self._plain) and _walk(self._plain, folder.split("/")) != {}
+
+    def _reached(self, path: str) -> _Reached:
+        """Return the globs with wildcards that could select a path or something below it."""
+        if not self._wild:
+            return []
+        folder, slash, name = path.rpartition("/")
+        last, reached = self._last
+        if not reached or folder != last:
+            # most paths are in the same folder as the one before
+            reached = [(parts, {0}) for parts in self._wild]
+            for above in folder.split("/") if slash else ():
+                reached = _follow(reached, above)
+            self._last = folder, reached
+        return _follow(reached, name)
 
 
 class WatchedGlobs:
@@ -135,6 +153,13 @@ def _parts(glob: str) -> list[str]:
     return parts
 
 
+def _expression(part: str) -> re.Pattern[str] | None:
+    expression = translate(part)
+    if "(?!)" in expression:
+        raise ConfigurationError(f"a character set of the glob part {part[:80]!r} is empty")
+    return None if part == _ANY else re.compile(expression)
+
+
 def _insert(root: _Node, parts: list[str]) -> None:
     node = root
     for part in parts[:-1]:
@@ -155,89 +180,25 @@ def _walk(root: _Node, names: list[str]) -> _Node | None:
     return node
 
 
-def _path(parts: list[str]) -> str:
-    """Return the expression that matches a path, or a path below it."""
-    runs: list[list[str]] = [[]]
-    for part in parts:
-        if part == _ANY:
-            runs.append([])
-        else:
-            runs[-1].append(_name(part))
-    first, *others = runs
-    pieces = ["/".join(first)]
-    for run in filter(None, others):
-        pieces.append(f"(?>(?:[^/]++/)*?{'/'.join(run)}(?=/|\\Z))")
-    expression = "/".join(filter(None, pieces))
-    if parts[-1] == _ANY:
-        return f"(?:{expression}/[^/])" if expression else "[^/]"
-    return f"(?:{expression}(?=/|\\Z))"
-
-
-def _name(part: str) -> str:
-    """Return the expression of a name, up to a slash or the end of the path."""
-    if part == _ANY:
-        return "[^/]+"
-    runs: list[list[str]] = [[]]
-    for token in _TOKEN.finditer(part):
-        if token[0][0] == "*":
-            runs.append([])
-        else:
-            runs[-1].append(_expression(token))
-    first, *others = runs
-    pieces = ["".join(first)]
-    for run in others[:-1]:
-        if run:
-            pieces.append(f"(?>[^/]*?{''.join(run)})")
-    if others and others[-1]:
-        last = others[-1]
-        pieces.append(f"(?=[^/]{{{len(last)}}})[^/]*+(?<={''.join(last)})")
-    elif others:
-        pieces.append("[^/]*+")
-    return "".join(pieces)
-
-
-def _expression(token: re.Match[str]) -> str:
-    """Return the expression of one character."""
-    text = token[0]
-    if text == "?":
-        return "[^/]"
-    if len(text) == 1:
-        return re.escape(text)
-    members = _members(text, token[2])
-    return f"[^/{members}]" if token[1] else f"(?!/)[{members}]"
-
-
-def _members(text: str, members: str) -> str:
-    """Return the characters and ranges of a set, escaped."""
-    found: list[str] = []
-    for low, high in re.findall(r"(.)(?:-(.))?", members, re.DOTALL):
-        if high and low > high:
-            raise ConfigurationError(f"invalid character set {text!r} in a glob: {low}-{high}")
-        found.append(re.escape(low) + (f"-{re.escape(high)}" if high else ""))
-    if not found:
-        raise ConfigurationError(f"invalid character set {text!r} in a glob: it is empty")
-    return "".join(found)
-
-
-def _reaches(parts: list[tuple[str, re.Pattern[str]]], names: list[str]) -> bool:
-    """Return whether a path that starts with these names can match.
-
-    Simulates the glob as an automaton over the positions that may come next.
-    """
-    positions = {0}
-    for name in names:
-        # ``**`` also matches zero folders
-        for position in range(len(parts) - 1):
-            if position in positions and parts[position][0] == _ANY:
-                positions.add(position + 1)
-        moved = set()
-        for position in positions:
-            part, expression = parts[position]
-            if part == _ANY:
-                moved |= {position, position + 1} if position == len(parts) - 1 else {position}
-            elif expression.fullmatch(name):
-                moved.add(position + 1)
-        if len(parts) in moved:
-            return True
-        positions = moved
-    return bool(positions)
+def _follow(reached: _Reached, name: str) -> _Reached:
+    """Return the globs that could select a name in a folder, or something below it."""
+    found = []
+    for parts, before in reached:
+        if len(parts) in before:  # the folder is selected
+            found.append((parts, before))
+            continue
+        places, moved = set(before), set[int]()
+        for place, expression in enumerate(parts):
+            if place not in places:
+                continue
+            if expression is not None:
+                if expression.match(name):
+                    moved.add(place + 1)
+            elif place == len(parts) - 1:
+                moved |= {place, place + 1}
+            else:
+                moved.add(place)
+                places.add(place + 1)  # it also matches zero folders
+        if moved:
+            found.append((parts, moved))
+    return found
