@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.model import AnnexBranchMoved, VersionMinted
-from neuromirror.store import dataset_ref_of
+from neuromirror.store import NotAStoreError, dataset_ref_of
 from neuromirror.store.superdatasets import log_path
 from support.foreign_pushes import problems_of, repair_harness, run_checked
 from support.mirror_harness import MirrorHarness, run_git
@@ -18,6 +18,7 @@ from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
     ScriptedHarness,
+    ScriptedMirror,
     ScriptedSource,
     ScriptedZarr,
     at,
@@ -202,7 +203,7 @@ def test_flipped_bits_and_stale_locks_are_named_and_repaired(histories: Historie
     histories.check_repaired(harness)
 
 
-@pytest.mark.parametrize("what", ["repository", "log", "alias"])
+@pytest.mark.parametrize("what", ["repository", "log", "alias", "aliases"])
 def test_a_superdataset_is_never_begun_again(small: Histories, what: str) -> None:
     harness = small.copy("super")
     alias = harness.folder / "alias" / "box"
@@ -218,8 +219,10 @@ def test_a_superdataset_is_never_begun_again(small: Histories, what: str) -> Non
         return
     if what == "log":
         flip_bit(log_path(harness.store, "box"))
-    else:
+    elif what == "alias":
         alias.unlink()
+    else:
+        shutil.rmtree(alias.parent)  # a copy without symlinks
     assert any(remedy("box") in problem.message for problem in problems_of(harness))
     small.check_repaired(harness)
 
@@ -244,6 +247,40 @@ def test_journal_and_index_of_another_day_lead_to_the_same_ids(small: Histories,
     else:
         journal.unlink()
     small.check_repaired(harness)
+
+
+def test_a_lost_journal_is_no_loss_of_mirrors_that_were_not_visited_since(tmp_path: Path) -> None:
+    sources = {
+        name: ScriptedSource(
+            {"1": ScriptedDataset(files("one.txt"))}, mirror=name, uri=f"https://{name}.invalid/"
+        )
+        for name in ("box", "other")
+    }
+    harness = ScriptedHarness(tmp_path, sources["box"])
+    (harness.mirrors / "other.toml").write_text('source = "scripted"\n')
+    harness.open_mirror = lambda mirror: ScriptedMirror(
+        mirror.name, mirror.path, mirror.settings, sources[mirror.name]
+    )
+    harness.sync()
+    before = harness.refs()
+    harness.store.journal_path.unlink()
+    assert not [one.message for one in harness.sync("box:1").values() if one.exit_code]
+    assert not [one.message for one in harness.sync().values() if one.exit_code]
+    assert harness.refs() == before
+
+
+def test_without_its_marker_a_store_is_refused_with_what_writes_it_again(small: Histories) -> None:
+    harness = small.copy("marker")
+    marker = harness.folder / "neuromirror" / "store.json"
+    content = marker.read_text()
+    for damage in (lambda: flip_bit(marker), marker.unlink):
+        damage()
+        with pytest.raises(NotAStoreError) as refused:
+            harness.sync()
+        command = str(refused.value).partition("write it again with: ")[2]
+        run_checked(harness.folder, "sh", "-c", command)
+        assert marker.read_text() == content
+    assert harness.refs() == small.refs
 
 
 def test_what_cannot_be_minted_again_is_named_exactly(small: Histories) -> None:

@@ -81,7 +81,10 @@ def update_top_superdataset(
     if waiting and has_complete_commit(store, TOP_ALIAS):
         return
     members = []
-    for row in recorder.ask(lambda index: list(index.crawl.mirrors())):
+    mirrors = recorder.ask(lambda index: list(index.crawl.mirrors()))
+    if not all(row.uri for row in mirrors):
+        return  # the journal was lost, and a mirror was not visited since: its archive is unknown
+    for row in mirrors:
         dataset = DatasetRef(row.mirror, "", row.uri)
         repository = store.repositories.of(dataset)
         if SuperdatasetLog(store, row.mirror).commits:

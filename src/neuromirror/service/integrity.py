@@ -235,9 +235,8 @@ class StoreChecker:
 
     def aliases(self) -> list[str]:
         """Return all aliases to check, sorted."""
-        there = {path.name for path in (self._store.root / "alias").iterdir()}
         return sorted(
-            {name for name in there if not name.startswith(".")}
+            {path.name for path in (self._store.root / "alias").glob("[!.]*")}
             | set(self._datasets) - self._withdrawn
             | set(logged_superdatasets(self._store))
         )

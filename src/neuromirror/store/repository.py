@@ -492,6 +492,7 @@ class Repositories:
         link = self._root / "alias" / alias
         target = f"../{dataset_id[:3]}/{dataset_id[3:]}"
         draft = link.with_name(f".{link.name}.new")
+        make_folder(link.parent)
         draft.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             if os.readlink(link) == target:
@@ -508,9 +509,8 @@ class Repositories:
         tuple[str, Repository]
             The alias and its repository.
         """
-        for link in sorted((self._root / "alias").iterdir()):
-            if not link.name.startswith("."):
-                yield link.name, Repository(link.resolve())
+        for link in sorted((self._root / "alias").glob("[!.]*")):
+            yield link.name, Repository(link.resolve())
 
     def protect(self) -> int:
         """Protect all repositories against other writers; return how many had to be changed.
