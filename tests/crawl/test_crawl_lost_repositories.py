@@ -166,6 +166,8 @@ def test_visits_of_incomplete_repositories_stop_and_repair_restores_their_ids(
     for name in (*names, "box:locked", "box:zarr/1"):
         assert any(remedy(name) in one.message for one in found if one.name == name)
     assert not any("did not write" in one.message for one in found)
+    lost_pack = [one.message for one in found if one.name == "box:pack"]
+    assert any("which the repository lacks or cannot read" in one for one in lost_pack)
     histories.check_repaired(harness)
 
 

@@ -160,6 +160,8 @@ class ForeignRef(Struct, frozen=True):
     def __str__(self) -> str:
         if self.found is None:
             return f"{self.name} is missing, the journal has it at {self.expected}"
+        if self.found == self.expected:
+            return f"{self.name} is at {self.found}, which the repository lacks or cannot read"
         if self.is_foreign:
             return f"{self.name} is at {self.found}, which neuromirror did not write"
         if self.expected is None:
