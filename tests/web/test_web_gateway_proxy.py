@@ -226,6 +226,7 @@ def test_zarr_python_does_not_read_an_excluded_chunk_as_the_fill_value(
     array[:2, 2:] = 1
     files = {one.relative_to(tmp_path): one for one in tmp_path.rglob("*") if one.is_file()}
     contents = {path.as_posix(): file.read_bytes() for path, file in files.items()}
+    contents["a.zarr//odd"] = b"a folder without a name"
     excluded = ["a.zarr/c/0/0", "b.zarr"]
     harness = mirror_contents(tmp_path / "box", archive, contents, exceptions=excluded)
     with serve_gateway(harness) as at:
@@ -236,7 +237,10 @@ def test_zarr_python_does_not_read_an_excluded_chunk_as_the_fill_value(
             read[:2, :2]
         refused = requests.get(f"{at}/a.zarr/c/0/0", timeout=60)
         assert "excluded from the version (folder-marker)" in refused.json()["detail"]
-        assert requests.get(f"{at}/b.zarr/", timeout=60).status_code == 406
+        for path in ("b.zarr/", "a.zarr//odd"):
+            assert requests.get(f"{at}/{path}", timeout=60).status_code == 406
+        for path in ("a.zarr//even", "/", "//", "a.zarr/c/", "%2e%2e/a", "a/%2e/b", "a%00b"):
+            assert requests.get(f"{at}/{path}", timeout=60).status_code in (200, 404), path
     with harness.index() as index:
         files = open_version_files(harness.store, index.versions.resolve(DATASET))
     with closing(files), pytest.raises(BlockUnavailableError, match="excluded"):

@@ -236,7 +236,7 @@ async def deliver(request: CatalogueRequest) -> Any:
                 form = request.query_parameter("format")
                 address = gateway_address(row.dataset_name, named.label, f"{path}/", form=form)
                 return _to_folder(address)
-        if is_possible_path(path):
+        if "\0" not in path:
             await gateway.refuse_undelivered(row, path)
         raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
     if request.query_parameter("format") == "json":

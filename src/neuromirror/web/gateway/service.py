@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from neuromirror.annex import (
     VaultAddress,
+    git_path,
     host_without_port,
     is_private_address,
     is_private_host_allowed,
@@ -441,7 +442,7 @@ class GatewayService:
         """Raise UnavailableError for a path without a file that the archive may have.
 
         Programs read a chunk that is not found as the fill value, but the version may exclude it,
-        or store it under a name with an ending.
+        or store it under a name with an ending, or escaped, as for an empty folder name.
         """
 
         def find() -> tuple[str, str] | None:
@@ -449,6 +450,10 @@ class GatewayService:
                 excluded = excluded_file(version.tree, path, version.excluded_paths)
                 if excluded is not None:
                     return "excluded", str(excluded)
+                stored = git_path(path.encode("utf-8", "surrogateescape"))
+                stored_path = stored.decode("utf-8", "surrogateescape")
+                if stored_path != path and version.tree.file(stored_path) is not None:
+                    return "form", f"{row.name} has the archive's {path} at {stored_path}"
                 other = version.has_encodings and version.tree.first_with_prefix(f"{path}.")
                 if not other:
                     return None
