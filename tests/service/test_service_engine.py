@@ -1,5 +1,6 @@
 """The engine of a service: jobs, their results and superdatasets."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -288,10 +289,11 @@ def test_a_service_without_workers_blames_no_dataset(mirror_harness: MirrorHarne
         assert broken.names == ["demo"]
 
 
+@pytest.mark.parametrize("size", ["6m", "64m,nr_inodes=300"])
 def test_a_full_disk_is_no_failure_of_a_dataset(
-    mirror_harness: MirrorHarness, mount_disk: Callable[[str], Path]
+    mirror_harness: MirrorHarness, mount_disk: Callable[[str], Path], size: str
 ) -> None:
-    disk = mount_disk("6m")
+    disk = mount_disk(size)
     manual_executor = ManualExecutor()
     on_disk = MirrorHarness(mirror_harness.mirrors, disk / "store")
     with open_service_harness(on_disk, executor=manual_executor) as harness:
@@ -323,11 +325,11 @@ def test_a_full_disk_is_no_failure_of_a_dataset(
 
 
 def fill_disk(folder: Path) -> None:
-    """Use all bytes of a small disk."""
+    """Use all bytes or inodes of a small disk."""
     folder.mkdir(exist_ok=True)
     with suppress(OSError), (folder / "bytes").open("ab", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
+        while os.statvfs(folder).f_favail and file.write(bytes(4096)):
+            (folder / str(file.tell())).touch()
 
 
 def tick(harness: ServiceHarness) -> int:
