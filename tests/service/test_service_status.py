@@ -2,9 +2,13 @@
 
 import json
 import os
+import shutil
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
@@ -49,6 +53,27 @@ def test_a_service_that_ended_nine_days_ago_is_a_problem(mirror_harness: MirrorH
         assert row is not None
         schedule.put([replace(row, due=time.time() - HOUR)])
         assert status(mirror_harness)[0] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_user_who_may_only_read_the_store_sees_its_status(mirror_harness: MirrorHarness) -> None:
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+    with TemporaryDirectory(prefix="neuromirror-") as folder:
+        Path(folder).chmod(0o755)
+        shared = MirrorHarness(Path(folder) / "mirrors", Path(folder) / "store")
+        shutil.copytree(mirror_harness.mirrors, shared.mirrors)
+        shutil.copytree(mirror_harness.folder, shared.folder, symlinks=True)
+        expected = status(shared)
+        for path in (shared.folder / "neuromirror").glob("*.sqlite-*"):
+            path.unlink()
+        before = sorted(shared.folder.rglob("*"))
+        os.seteuid(65534)
+        try:
+            assert status(shared) == expected
+        finally:
+            os.seteuid(0)
+        assert sorted(shared.folder.rglob("*")) == before
 
 
 def test_an_interrupted_first_sync_shows_what_is_missing(mirror_harness: MirrorHarness) -> None:

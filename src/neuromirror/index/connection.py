@@ -349,19 +349,6 @@ def open_reader(path: Path) -> ReadConnection:
     with translate_errors(path):
         connection = _connect_reader(path)
         try:
-            try:
-                connection.execute("PRAGMA schema_version")
-            except sqlite3.OperationalError as error:
-                log = path.with_name(path.name + "-wal")
-                code = error.sqlite_errorcode & 0xFF
-                denied = code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-                if not denied or (log.exists() and log.stat().st_size):
-                    raise
-                # This reader may not create the log's files, and no process has them open. If a
-                # writer starts while it reads, it may see a mixture of old and new pages: such a
-                # reader should be short-lived, or compare `file_identity` before each query.
-                connection.close()
-                connection = _connect_reader(path, immutable=True)
             if not _has_tables(connection, path):
                 raise IndexUnusableError(f"the index {path} is empty; {REBUILD_HINT}")
             connection.execute("PRAGMA query_only = ON")
@@ -441,12 +428,29 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _connect_reader(path: Path, *, immutable: bool = False) -> ReadConnection:
-    made = connect(path, "ro&immutable=1" if immutable else "ro", factory=ReadConnection)
+def _connect_reader(path: Path, *, immutable: bool = False, **options: Any) -> ReadConnection:
+    """Open a read-only connection, also in a folder that is not writable."""
+    mode = "ro&immutable=1" if immutable else "ro"
+    made = connect(path, mode, factory=ReadConnection, **options)
     assert isinstance(made, ReadConnection)
     made.is_immutable = immutable
     for limit, most in _LIMITS.items():
         made.setlimit(limit, most)
+    try:
+        made.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError as error:
+        made.close()
+        log = path.with_name(path.name + "-wal")
+        denied = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+        if immutable or not denied or (log.exists() and log.stat().st_size):
+            raise
+        # This reader may not create the log's files, and no process has them open. If a writer
+        # starts while it reads, it may see a mixture of old and new pages: such a reader should be
+        # short-lived, or compare `file_identity` before each query.
+        return _connect_reader(path, immutable=True, **options)
+    except BaseException:
+        made.close()
+        raise
     return made
 
 
@@ -535,7 +539,7 @@ class DatabaseFile:
         self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, path: Path, format: DatabaseFormat) -> Self:
+    def open(cls, path: Path, format: DatabaseFormat, *, readonly: bool = False) -> Self:
         """Open a file, or create it.
 
         Parameters
@@ -544,6 +548,8 @@ class DatabaseFile:
             The file; its folder must exist.
         format
             The format of the database.
+        readonly
+            Whether to open an existing file for reading only.
 
         Returns
         -------
@@ -556,9 +562,15 @@ class DatabaseFile:
             The file is something else, or has another schema.
         """
         with translate_errors(path):
-            connection = connect(path, "rwc", check_same_thread=False)
+            connection = (
+                _connect_reader(path, check_same_thread=False)
+                if readonly
+                else connect(path, "rwc", check_same_thread=False)
+            )
             try:
-                _prepare(connection, path, format)
+                is_new = _is_new(connection, path, format)
+                if not readonly:
+                    _prepare(connection, format, is_new=is_new)
             except BaseException:
                 connection.close()
                 raise
@@ -606,7 +618,8 @@ class OpenDatabase:
         self._file.close()
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, format: DatabaseFormat) -> None:
+def _is_new(connection: sqlite3.Connection, path: Path, format: DatabaseFormat) -> bool:
+    """Return whether a database has no format yet; raise IndexUnusableError for another one."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application not in (0, format.application_id):
@@ -618,10 +631,14 @@ def _prepare(connection: sqlite3.Connection, path: Path, format: DatabaseFormat)
             f"the {format.kind} {path} has schema {version}, this release needs schema "
             f"{format.schema}; {format.replacement}"
         )
+    return not application
+
+
+def _prepare(connection: sqlite3.Connection, format: DatabaseFormat, *, is_new: bool) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {format.synchronous}")
     connection.execute("PRAGMA foreign_keys = ON")
-    if not application:
+    if is_new:
         connection.executescript(
             f"BEGIN IMMEDIATE; {format.tables} PRAGMA application_id = {format.application_id}; "
             f"PRAGMA user_version = {format.schema}; COMMIT;"

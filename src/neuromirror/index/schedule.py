@@ -325,13 +325,15 @@ class Schedule(OpenDatabase):
         self.leases = LeaseTable(self._file)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, readonly: bool = False) -> Self:
         """Open the file, or create it.
 
         Parameters
         ----------
         path
             The file of the schedule.
+        readonly
+            Whether to open an existing file for reading only, also without the right to write.
 
         Returns
         -------
@@ -343,7 +345,7 @@ class Schedule(OpenDatabase):
         IndexUnusableError
             The file is not a schedule or has another schema version.
         """
-        return cls(DatabaseFile.open(path, _FORMAT))
+        return cls(DatabaseFile.open(path, _FORMAT, readonly=readonly))
 
     def tasks(self, mirror: str | None = None) -> list[TaskRow]:
         """Return the tasks of one mirror or of all, by name.

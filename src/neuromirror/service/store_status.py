@@ -72,7 +72,7 @@ def service_status(store: Store, now: float | None = None) -> ServiceStatus | No
         return None
     now = time.time() if now is None else now
     status = ServiceStatus(is_running=store.is_locked("service"))
-    with Schedule.open(store.schedule_path) as schedule:
+    with Schedule.open(store.schedule_path, readonly=True) as schedule:
         tasks, leases = schedule.tasks(), schedule.leases.in_force(now)
     ended = [row.ended for row in tasks if row.ended is not None]
     status.last_active = _iso(max(ended)) if ended else None
