@@ -265,7 +265,7 @@ def test_a_lost_journal_is_no_loss_of_mirrors_that_were_not_visited_since(tmp_pa
     )
     harness.sync()
     before = harness.refs()
-    harness.store.journal_path.unlink()
+    harness.store.journal.path.unlink()
     assert not [one.message for one in harness.sync("box:1").values() if one.exit_code]
     assert not [one.message for one in harness.sync().values() if one.exit_code]
     assert harness.refs() == before
