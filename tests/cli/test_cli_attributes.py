@@ -71,7 +71,7 @@ class _Bucket:
     def visit(self, local_id: str, status: str) -> None:
         uri = f"s3://aind/{local_id}/"
         self.store.journal.append(
-            VisitEnded("v", "aind", local_id, uri, "", "2024", "2024", status, "", 0, "")
+            VisitEnded("aind", local_id, uri, "v", "", "2024", "2024", status, "", 0, "")
         )
 
 

@@ -9,7 +9,6 @@ from click.testing import CliRunner, Result
 from neuromirror.cli import main
 from neuromirror.cli import vault as vault_commands
 from neuromirror.index.ledger import Ledger
-from neuromirror.model import DatasetRef
 from neuromirror.store import Store, file_lock
 from neuromirror.store.custody import published_locations
 from neuromirror_demo import DemoArchive
@@ -89,11 +88,7 @@ def test_copies_of_a_withdrawn_dataset_are_listed_first_and_then_dropped(
     assert run("keep", names[0], "--in", "nas").exit_code == 0
     with mirror.index() as index:
         own, others = ({content.key for content in index.files.contents(name)} for name in names)
-        (dataset,) = (
-            DatasetRef(one.mirror, one.local_id, one.source_uri)
-            for one in index.datasets.select()
-            if one.name == names[0]
-        )
+        (dataset,) = (one.dataset_ref for one in index.datasets.select() if one.name == names[0])
     folder = lab / "vault-nas" / "annex" / "objects"
 
     def copies() -> set[str]:

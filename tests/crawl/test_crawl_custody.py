@@ -10,7 +10,7 @@ from neuromirror.crawl.recorder import open_recorder
 from neuromirror.crawl.takedown import reinstate, take_down
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import DatasetRef, VersionMinted
-from neuromirror.store import CUSTODY_BRANCH, dataset_ref_of, publish_locations
+from neuromirror.store import CUSTODY_BRANCH, publish_locations
 from neuromirror.store.custody import published_locations
 from support.foreign_pushes import problems_of, repair_harness, run_checked, unprotect
 from support.mirror_harness import MirrorHarness, run_git
@@ -22,7 +22,7 @@ NAME = "box:a"
 
 
 def dataset_of(harness: MirrorHarness) -> DatasetRef:
-    return dataset_ref_of(harness.entries(VersionMinted)[0])
+    return harness.entries(VersionMinted)[0].dataset_ref
 
 
 def keys_of(harness: MirrorHarness) -> list[str]:

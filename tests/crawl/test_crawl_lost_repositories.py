@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.model import AnnexBranchMoved, VersionMinted
-from neuromirror.store import NotAStoreError, dataset_ref_of
+from neuromirror.store import NotAStoreError
 from neuromirror.store.superdatasets import log_path
 from support.foreign_pushes import problems_of, repair_harness, run_checked
 from support.mirror_harness import MirrorHarness, run_git
@@ -185,7 +185,7 @@ def test_flipped_bits_and_stale_locks_are_named_and_repaired(histories: Historie
 
     def stored(name: str) -> tuple[str, str, str]:
         version = versions[f"box:{name}"]
-        return dataset_ref_of(version).dataset_id, version.commit, version.state
+        return version.dataset_ref.dataset_id, version.commit, version.state
 
     for path in store.records.files(*stored("lost-records")[:2]):
         path.unlink()
@@ -289,7 +289,7 @@ def test_what_cannot_be_minted_again_is_named_exactly(small: Histories) -> None:
     harness = small.copy("both")
     name = "box:older"
     version = [entry for entry in harness.entries(VersionMinted) if entry.local_id == "older"][-1]
-    dataset = dataset_ref_of(version)
+    dataset = version.dataset_ref
     (records,) = harness.store.records.files(dataset.dataset_id, version.commit)
     content = records.read_bytes()
     records.unlink()

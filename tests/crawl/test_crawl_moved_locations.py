@@ -14,7 +14,7 @@ from neuromirror.crawl.recorder import rebuild_index
 from neuromirror.crawl.takedown import take_down
 from neuromirror.index import Index
 from neuromirror.lab.lock_manifests import stored_record_lines
-from neuromirror.model import AnnexBranchMoved, DatasetRef, VersionMinted, load_snapshot_entry
+from neuromirror.model import AnnexBranchMoved, VersionMinted, load_snapshot_entry
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import MEAREC
 from support import killed_sync
@@ -189,7 +189,7 @@ def test_newer_records_than_those_that_a_killed_sync_left_count(
 ) -> None:
     with bucket_harness.index() as index:
         row = index.versions.resolve(NAME)
-    dataset_id = DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id
+    dataset_id = row.dataset_ref.dataset_id
     store = bucket_harness.store
     lines = list(store.records.lines(dataset_id, row.records))
     for name in (f"{row.commit}.1", f"{row.commit}.2"):
@@ -211,7 +211,7 @@ def test_records_to_which_another_version_refers_stay_after_a_lost_journal_entry
     harness.sync()
     with harness.index() as index:
         row = index.versions.resolve("box:a")
-    dataset_id = DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id
+    dataset_id = row.dataset_ref.dataset_id
     store = harness.store
     lines = list(store.records.lines(dataset_id, row.commit))
     store.records.write(dataset_id, f"{row.commit}.1", lines)

@@ -19,7 +19,6 @@ from neuromirror.crawl.takedown import reinstate, take_down
 from neuromirror.git import ObjectMissingError
 from neuromirror.index import DatasetWithdrawnError, UnknownDatasetError
 from neuromirror.model import LEAF_SIZE, ConfigurationError, ContentsDigested, VersionMinted
-from neuromirror.store import dataset_ref_of
 from neuromirror.store.block_digests import BlockDigestsFolder, digested_content
 from neuromirror.store.withdrawn_datasets import withdrawn_folder
 from neuromirror.transfer.annex_objects import BlockDigestsRecorder
@@ -101,7 +100,7 @@ def secrets(mirror_harness: MirrorHarness) -> list[bytes]:
     last = [one for one in mirror_harness.entries(VersionMinted) if f"demo:{one.local_id}" == NAME][
         -1
     ]
-    files = list(mirror_harness.store.records.read(dataset_ref_of(last).dataset_id, last.commit))
+    files = list(mirror_harness.store.records.read(last.dataset_ref.dataset_id, last.commit))
     assert len(files) > 3
     return [file.git_path for file in files if b"/" in file.git_path] + [
         file.key.encode() for file in files
@@ -141,9 +140,7 @@ def test_only_its_takedown_is_shown(synced_harness: MirrorHarness) -> None:
         record.key.encode()
         for entry in synced_harness.entries(VersionMinted)
         if f"demo:{entry.local_id}" != NAME
-        for record in synced_harness.store.records.read(
-            dataset_ref_of(entry).dataset_id, entry.commit
-        )
+        for record in synced_harness.store.records.read(entry.dataset_ref.dataset_id, entry.commit)
     }
     paths = [one for one in hidden if one not in others and b"README" not in one]
     content = synced_harness.store.index_path.read_bytes()
@@ -271,9 +268,9 @@ def test_data_shared_with_other_datasets_stays(synced_harness: MirrorHarness) ->
     last = [version for version in versions if f"demo:{version.local_id}" == NAME][-1]
     copy = replace(last, state=other.state, commit="a" * 40, label="same", metadata_only=True)
     synced_harness.store.records.write(
-        dataset_ref_of(last).dataset_id,
+        last.dataset_ref.dataset_id,
         copy.commit,
-        synced_harness.store.records.lines(dataset_ref_of(last).dataset_id, last.commit),
+        synced_harness.store.records.lines(last.dataset_ref.dataset_id, last.commit),
     )
     synced_harness.store.journal.append(copy)
     take_dataset_down(synced_harness)
@@ -316,10 +313,10 @@ def test_two_of_the_same_state_come_back_one_by_one(synced_harness: MirrorHarnes
     versions = {f"demo:{entry.local_id}": entry for entry in synced_harness.entries(VersionMinted)}
     same = replace(versions[other], state=versions[NAME].state, commit="b" * 40, label="same")
     synced_harness.store.records.write(
-        dataset_ref_of(same).dataset_id,
+        same.dataset_ref.dataset_id,
         same.commit,
         synced_harness.store.records.lines(
-            dataset_ref_of(versions[NAME]).dataset_id, versions[NAME].commit
+            versions[NAME].dataset_ref.dataset_id, versions[NAME].commit
         ),
     )
     synced_harness.store.journal.append(replace(same, files=versions[NAME].files))
@@ -406,9 +403,7 @@ def test_block_digests_of_its_own_contents_are_withdrawn(synced_harness: MirrorH
             one.key
             for entry in synced_harness.entries(VersionMinted)
             if (f"demo:{entry.local_id}" == NAME) is is_own
-            for one in synced_harness.store.records.read(
-                dataset_ref_of(entry).dataset_id, entry.commit
-            )
+            for one in synced_harness.store.records.read(entry.dataset_ref.dataset_id, entry.commit)
             if one.key.startswith("SHA256E")
         }
         for is_own in (True, False)
@@ -536,7 +531,7 @@ def test_shared_digests_come_back_with_the_first_dataset(harness: ScriptedHarnes
 
 def test_digests_of_a_version_with_damaged_records_are_withdrawn(harness: ScriptedHarness) -> None:
     key = keys(harness)
-    name = dataset_ref_of(versions(harness)["a"]).dataset_id
+    name = versions(harness)["a"].dataset_ref.dataset_id
     records = harness.store.root / "neuromirror" / "records" / name[:3] / name[3:]
     for path in records.glob("*.zst"):
         path.write_bytes(b"damaged")
@@ -559,8 +554,8 @@ def test_a_dataset_whose_files_are_not_in_the_index_keeps_its_digests(
     key, version = keys(harness), versions(harness)
     store = harness.store
     entry = replace(version["b"], commit="b" * 40, label="large", indexed=False)
-    lines = list(store.records.lines(dataset_ref_of(version["a"]).dataset_id, version["a"].commit))
-    store.records.write(dataset_ref_of(entry).dataset_id, entry.commit, lines)
+    lines = list(store.records.lines(version["a"].dataset_ref.dataset_id, version["a"].commit))
+    store.records.write(entry.dataset_ref.dataset_id, entry.commit, lines)
     store.journal.append(replace(entry, files=version["a"].files))
     withdraw(harness, "box:a")
     assert stored(harness).has(key["own"])
@@ -578,7 +573,7 @@ def test_the_journal_has_the_digests_that_were_written(harness: ScriptedHarness)
 
 
 def records_folder(harness: ScriptedHarness, dataset: str) -> Path:
-    name = dataset_ref_of(versions(harness)[dataset]).dataset_id
+    name = versions(harness)[dataset].dataset_ref.dataset_id
     return harness.store.root / "neuromirror" / "records" / name[:3] / name[3:]
 
 
@@ -619,7 +614,7 @@ def test_a_killed_takedown_without_records_withdraws_digests(
     harness: ScriptedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = keys(harness)
-    repository = harness.store.repositories.of(dataset_ref_of(versions(harness)["a"])).path
+    repository = harness.store.repositories.of(versions(harness)["a"].dataset_ref).path
     shutil.rmtree(records_folder(harness, "a"))
     rename = os.rename
 

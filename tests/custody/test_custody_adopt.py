@@ -14,7 +14,6 @@ from neuromirror.cli import main
 from neuromirror.custody.copies import KeepItem, KeepOutcome
 from neuromirror.custody.vaults import adopt_files, find_files
 from neuromirror.index.ledger import Ledger
-from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.store.custody import published_locations
 from neuromirror.vault.opening import open_ledger
@@ -130,7 +129,7 @@ def test_each_dataset_with_a_content_names_the_vault(
     with mirrored.index() as index:
         for row in index.datasets.select(subdatasets=True):
             present = {content.key for content in index.files.contents(row.name)} & keys
-            dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+            dataset = row.dataset_ref
             published = published_locations(Store.open(mirrored.folder), dataset)
             assert {key for key, _ in published} == present, row.name
 
@@ -200,7 +199,7 @@ def test_a_second_import_publishes_what_the_first_one_could_not(
     import_folder(mirrored, tmp_path / "downloads")
     with mirrored.index() as index:
         row = next(one for one in index.datasets.select() if one.name == DATASET)
-    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+    dataset = row.dataset_ref
     published = published_locations(Store.open(mirrored.folder), dataset)
     assert {key for key, _ in published} == keys != set()
 

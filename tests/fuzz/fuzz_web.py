@@ -27,10 +27,12 @@ _AT = "2024-01-01T00:00:00+00:00"
 def _version(one: Publisher, label: str, minted: MintResult) -> VersionMinted:
     """The journal's entry of a version that was published."""
     return VersionMinted(
-        *("demo", one.dataset.local_id, one.dataset.source_uri, label, "draft", "observed"),
-        *(minted.state, minted.commit, minted.tree, minted.annex_commit, _AT),
-        *(minted.files, minted.bytes, [], {"sha256": minted.files}, "A title"),
-        *(["spdx:CC-BY-4.0"], None, False, _AT),
+        *("demo", one.dataset.local_id, one.dataset.source_uri),
+        **{"label": label, "upstream": "draft", "kind": "observed", "state": minted.state},
+        **{"commit": minted.commit, "tree": minted.tree, "annex_commit": minted.annex_commit},
+        **{"files": minted.files, "bytes": minted.bytes, "evidence": {"sha256": minted.files}},
+        **{"title": "A title", "license": ["spdx:CC-BY-4.0"], "doi": None, "metadata_only": False},
+        **{"time": _AT, "exceptions": [], "at": _AT},
     )
 
 
@@ -54,7 +56,7 @@ def _store() -> Store:
             volume.publish("0.1", {"0/c/0/0/0": 64}, documents=tuple(zarr_documents(zarr))),
         ),
         VisitEnded(
-            *("v", "demo", "000001", plain.dataset.source_uri, "A title", _AT, _AT, "full", "f"),
+            *("demo", "000001", plain.dataset.source_uri, "v", "A title", _AT, _AT, "full", "f"),
             0,
             "",
         ),

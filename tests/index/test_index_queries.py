@@ -411,7 +411,7 @@ def test_a_dataset_row_has_title_status_holds_and_counts(
         "Cortex",
         "partial",
         1,
-        ("spdx:CC0-1.0",),
+        ["spdx:CC0-1.0"],
     )
     row = three_versions.datasets.get(NAME)
     assert (row.versions, row.newest, row.published, row.files) == (3, "0.2", "0.2", 2)

@@ -151,17 +151,15 @@ entries = st.one_of(
     st.builds(VisitEnded, *[short_texts] * 9, st.integers(), short_texts),
     st.builds(
         VersionMinted,
-        *[short_texts] * 7,
-        *[commits] * 3,
-        short_texts,
-        *[st.integers(0, (1 << 63) - 1)] * 2,
-        st.lists(details, max_size=2),
-        st.dictionaries(short_texts, st.integers(), max_size=2),
-        short_texts,
-        st.lists(short_texts, max_size=2),
-        st.none() | short_texts,
-        st.booleans(),
-        short_texts,
+        *[short_texts] * 3,
+        **dict.fromkeys(("label", "upstream", "kind", "state", "time", "title", "at"), short_texts),
+        **dict.fromkeys(("commit", "tree", "annex_commit"), commits),
+        **dict.fromkeys(("files", "bytes"), st.integers(0, (1 << 63) - 1)),
+        exceptions=st.lists(details, max_size=2),
+        evidence=st.dictionaries(short_texts, st.integers(), max_size=2),
+        license=st.lists(short_texts, max_size=2),
+        doi=st.none() | short_texts,
+        metadata_only=st.booleans(),
     ),
 )
 
@@ -205,7 +203,7 @@ def test_data_of_an_event_may_be_left_out() -> None:
 
 
 def test_a_visit_recorded_before_requests_were_counted_has_no_traffic() -> None:
-    visit = VisitEnded("v", "m", "l", "u", "", "t", "t", "full", "", 0, "", {"h": {"requests": 2}})
+    visit = VisitEnded("m", "l", "u", "v", "", "t", "t", "full", "", 0, "", {"h": {"requests": 2}})
     line = json.loads(dump_entry(visit))
     assert load_entry(json.dumps(line).encode()) == visit
     del line["traffic"]

@@ -21,7 +21,7 @@ from neuromirror.service.housekeeping import (
     HousekeepingSettings,
     housekeeping_tasks,
 )
-from neuromirror.store import CUSTODY_BRANCH, Repository, dataset_ref_of
+from neuromirror.store import CUSTODY_BRANCH, Repository
 from neuromirror.store.custody import publish_locations
 from neuromirror.store.private_store import open_private_store
 from neuromirror.store.repository import update_refs
@@ -380,7 +380,7 @@ def test_vaults_are_published_only_if_the_sibling_file_says_so(
     publishing.add("all", type="git", url=f"{tmp_path}/all/{{alias}}", vaults=True)
     store = publishing.store
     dataset = next(
-        dataset_ref_of(one)
+        one.dataset_ref
         for _, one in store.journal.read(0)
         if isinstance(one, VersionMinted) and one.local_id == "000002"
     )

@@ -21,7 +21,7 @@ from neuromirror.service.housekeeping import (
     housekeeping_tasks,
 )
 from neuromirror.service.integrity import CheckResult, IntegrityState, check_integrity
-from neuromirror.store import StoreBusyError, dataset_ref_of
+from neuromirror.store import StoreBusyError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror_demo import DemoArchive
 from support.block_digests import claimed_digests
@@ -85,7 +85,7 @@ def test_an_intact_store_passes_and_only_the_task_progress_is_written(
 
 
 def records_folder(mirror_harness: MirrorHarness, entry: VersionMinted) -> Path:
-    name = dataset_ref_of(entry).dataset_id
+    name = entry.dataset_ref.dataset_id
     return mirror_harness.folder / "neuromirror" / "records" / name[:3] / name[3:]
 
 
@@ -126,7 +126,7 @@ def test_records_of_another_state_are_found_though_they_can_be_read(
         if entry.local_id == "000002" and entry.kind == "published"
     )
     assert first.files == last.files
-    name = dataset_ref_of(last).dataset_id
+    name = last.dataset_ref.dataset_id
     lines = list(copied_harness.store.records.lines(name, first.commit))
     for path in records_folder(copied_harness, last).glob(f"{last.commit}.*"):
         path.unlink()
@@ -210,7 +210,7 @@ def test_damaged_block_digests_are_named_until_they_are_intact(
     keys = sorted(
         placed.key
         for placed in store.records.read(
-            dataset_ref_of(version(copied_harness)).dataset_id, version(copied_harness).commit
+            version(copied_harness).dataset_ref.dataset_id, version(copied_harness).commit
         )
         if placed.key.startswith("SHA256E")
     )[:3]

@@ -159,7 +159,7 @@ def _at(seconds: float) -> str:
 
 def _failed(local_id: str) -> VisitEnded:
     at = _at(NOW)
-    return VisitEnded("v", "demo", local_id, "", "", at, at, "failed", "", 0, "no luck")
+    return VisitEnded("demo", local_id, "", "v", "", at, at, "failed", "", 0, "no luck")
 
 
 def test_a_damaged_schedule_is_reported_as_unreadable(store: Store) -> None:

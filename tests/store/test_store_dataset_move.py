@@ -63,7 +63,7 @@ AT = "2024-03-01T12:00:00+00:00"
 
 def visit(of: DatasetRef, status: str = "full") -> VisitEnded:
     return VisitEnded(
-        f"{AT}-{status}", of.mirror, of.local_id, of.source_uri, "T", AT, AT, status, "f", 0, ""
+        of.mirror, of.local_id, of.source_uri, f"{AT}-{status}", "T", AT, AT, status, "f", 0, ""
     )
 
 

@@ -106,8 +106,16 @@ def test_full_disk_keeps_old_entries_and_the_next_append_succeeds(store: Store) 
 
 def test_entry_that_would_be_unreadable_is_not_written(store: Store) -> None:
     written = VersionMinted(
-        *("m", "x", "https://x/", "draft", "draft", "observed", "sha256:" + "0" * 64),
-        *("0" * 40, "0" * 40, "", None, 1, 1 << 63, [], {}, "x", [], None, False, "t"),
+        *("m", "x", "https://x/"),
+        **{
+            "label": "draft",
+            "upstream": "draft",
+            "kind": "observed",
+            "state": f"sha256:{'0' * 64}",
+        },
+        **{"commit": "0" * 40, "tree": "0" * 40, "annex_commit": "", "time": None, "files": 1},
+        **{"bytes": 1 << 63, "exceptions": [], "evidence": {}, "title": "x", "license": []},
+        **{"doi": None, "metadata_only": False, "at": "t"},
     )
     store.journal.append(HoldLapsed("a", "b"))
     with pytest.raises(ValueError, match="entry"):

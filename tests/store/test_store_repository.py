@@ -14,7 +14,6 @@ from neuromirror.store import (
     TAG_PREFIX,
     Store,
     StoreDamagedError,
-    dataset_ref_of,
     read_versions_from_git,
 )
 from neuromirror.store.durable_files import HOOKS
@@ -248,7 +247,7 @@ def test_versions_are_read_from_git_without_other_files(store: Store) -> None:
         {"path": "z.zarr", "reason": "zarr", "detail": "is a folder", "size": 5}
     ]
     assert [entry.metadata_only for entry in found] == [False, False, False, True]
-    assert dataset_ref_of(first) == dataset()
+    assert first.dataset_ref == dataset()
 
     known = {found[0].commit, found[2].commit}
     repeated = list(read_versions_from_git(publisher.repository, known, NOW))

@@ -11,7 +11,7 @@ from pathlib import Path
 from neuromirror.annex import directory_vault_config, parse_link_target
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import DatasetRef, VersionMinted
-from neuromirror.store import dataset_ref_of, publish_locations
+from neuromirror.store import publish_locations
 from neuromirror_demo import DemoArchive
 from support.dataset_clones import clone_dataset, fetch_content
 from support.mirror_harness import MirrorHarness
@@ -67,7 +67,7 @@ class KeptDataset:
 
     @property
     def dataset(self) -> DatasetRef:
-        return dataset_ref_of(self.harness.entries(VersionMinted)[0])
+        return self.harness.entries(VersionMinted)[0].dataset_ref
 
     def publish(self, config: Mapping[str, str] | None = None, uuid: str = "") -> None:
         """Name the vault in the store; by default at its path, and with its own UUID."""

@@ -59,7 +59,6 @@ from neuromirror.crawl.validate import (
 )
 from neuromirror.index import CrawlIndex, VersionRow
 from neuromirror.model import (
-    DatasetRef,
     ExcludedEntry,
     FileRecord,
     NeuromirrorError,
@@ -148,7 +147,7 @@ def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
     """Return a link (id, commit, state digest) to a mirrored version of a component."""
     inner = list(index.versions.subdatasets(row))
     state = Subdataset(
-        DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id,
+        row.dataset_ref.dataset_id,
         row.local_id,
         row.commit,
         row.state,

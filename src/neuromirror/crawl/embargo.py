@@ -27,7 +27,7 @@ from neuromirror.model import (
     current_timestamp,
 )
 from neuromirror.sources import EMBARGOED, EmbargoAwareSource, Source
-from neuromirror.store import Store, dataset_ref_of
+from neuromirror.store import Store
 from neuromirror.store.private_store import (
     check_copy_complete,
     copy_dataset,
@@ -240,7 +240,7 @@ class PrivateStore(Struct, frozen=True):
         with open_recorder(store, store.index_path) as own:
             component_ids |= _component_ids(own, dataset.name)
         found = dict.fromkeys(
-            dataset_ref_of(entry)
+            entry.dataset_ref
             for one in (store, self.public)
             for _, entry in one.journal.read(0)
             if isinstance(entry, VersionMinted)

@@ -373,7 +373,7 @@ def _component_lines(visit: Visit, entry: SnapshotEntry) -> Iterator[bytes]:
         name = f"{visit.dataset.mirror}:{component.local_id}"
         for row in list_known(visit.recorder, lambda index: index.versions.of(name)):
             if row.commit == component.commit:
-                restore_records(store, DatasetRef(row.mirror, row.local_id, row.source_uri), row)
+                restore_records(store, row.dataset_ref, row)
     root, upstream = entry.git_path, entry.record.path
     if upstream.startswith(b"-"):
         root = b"-" + root.removeprefix(b"%2D")  # only the link has the escape

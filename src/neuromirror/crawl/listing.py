@@ -23,7 +23,7 @@ from neuromirror.crawl.validate import (
     read_listing,
 )
 from neuromirror.index import CrawlIndex, Index, VersionRow
-from neuromirror.model import DatasetRef, Location, SnapshotEntry, VersionKind, VersionRef
+from neuromirror.model import Location, SnapshotEntry, VersionKind, VersionRef
 from neuromirror.net import AccessDeniedError, InvalidListingError
 from neuromirror.sources import (
     KnownContent,
@@ -178,7 +178,7 @@ def _index_unindexed(visit: Visit, index: CrawlIndex, stack: ExitStack) -> Index
 
 def _multipart_files(store: Store, version: VersionRow) -> Iterator[SnapshotEntry]:
     """Yield the files whose ETag alone does not identify the content."""
-    dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
+    dataset = version.dataset_ref
     restore_records(store, dataset, version)
     for entry in store.records.read(dataset.dataset_id, version.records):
         record = entry.record

@@ -422,7 +422,7 @@ def resolve_vanished(source: Source, local_id: str, index: CrawlIndex) -> tuple[
         return source.dataset(local_id), ""
     except ValueError as error:
         row = index.datasets.get(f"{source.mirror}:{local_id}")
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        dataset = row.dataset_ref
         return dataset, (
             f"the source refuses the id: {error}. The mirrored copy is kept; correct the source, "
             f"or withdraw the dataset with 'neuromirror takedown {row.name} --reason TEXT'"

@@ -49,7 +49,6 @@ from neuromirror.net import TrafficCounter, redact
 from neuromirror.store import (
     HousekeepingResult,
     Store,
-    dataset_ref_of,
     read_records_from_git,
     read_versions_from_git,
 )
@@ -162,17 +161,17 @@ def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
     minted = [one for one in minted if (one.mirror, one.local_id) not in down]
     by_commit = {one.commit: one for one in minted}
     for version in minted:
-        restore_records(store, dataset_ref_of(version), version)
+        restore_records(store, version.dataset_ref, version)
     for move in moved:
         if move.commit in by_commit:
             version = replace(by_commit[move.commit], annex_commit=move.annex_commit)
-            restore_records(store, dataset_ref_of(version), version, move.records)
+            restore_records(store, version.dataset_ref, version, move.records)
 
 
 def _moves_after(store: Store, minted: Iterable[VersionMinted]) -> Iterator[AnnexBranchMoved]:
     """Yield entries for the later records of versions whose own entries were lost."""
     for one in minted:
-        dataset = dataset_ref_of(one)
+        dataset = one.dataset_ref
         records = store.records.newest(dataset.dataset_id, one.commit)
         if records != one.commit:
             names = (one.mirror, one.local_id, one.source_uri)

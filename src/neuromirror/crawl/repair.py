@@ -26,7 +26,7 @@ from neuromirror.model import (
     current_timestamp,
     load_entry,
 )
-from neuromirror.store import Repository, Store, StoreDamagedError, dataset_ref_of
+from neuromirror.store import Repository, Store, StoreDamagedError
 from neuromirror.store.durable_files import protect
 from neuromirror.store.foreign_commits import (
     RepositoryDamage,
@@ -171,7 +171,7 @@ def _repositories(store: Store, aliases: Collection[str] | None) -> Iterator[_Re
     entries: dict[Path, Entries] = {}
     for _, entry in store.journal.read(0):
         if isinstance(entry, VersionMinted | AnnexBranchMoved):
-            dataset = dataset_ref_of(entry)
+            dataset = entry.dataset_ref
             if dataset.alias not in withdrawn:
                 path = store.repositories.of(dataset).path
                 paths[dataset.alias] = path
@@ -204,7 +204,7 @@ class _RepositoryRepair(Struct):
     @property
     def name(self) -> str:
         """The name of the dataset, or the alias."""
-        return dataset_ref_of(self.entries[0]).name if self.entries else self.alias
+        return self.entries[0].dataset_ref.name if self.entries else self.alias
 
     @property
     def _id(self) -> str:
@@ -367,7 +367,7 @@ class _RepositoryRepair(Struct):
                 return True
         else:
             return False
-        dataset = dataset_ref_of(version)
+        dataset = version.dataset_ref
         for path in self.store.records.files(self._id, name):
             move(path, self._quarantine / path.name)
         restore_records(self.store, dataset, version, name)
@@ -427,7 +427,7 @@ class _RepositoryRepair(Struct):
         if damage.annex_files:
             quarantine_annex_files(repository, folder)
         if damage.versions:
-            dataset = dataset_ref_of(damage.versions[0])
+            dataset = damage.versions[0].dataset_ref
             foreign = damage.history.foreign_commits
 
             def is_foreign(entry: JournalEntry) -> bool:
@@ -444,7 +444,7 @@ class _RepositoryRepair(Struct):
 
     def _journal_entries(self, messages: list[str], damage: RepositoryDamage) -> list[JournalEntry]:
         """Return the journal entries of a repair: an event, and a visit to be repeated."""
-        dataset: DatasetRef = dataset_ref_of(self.entries[0])
+        dataset: DatasetRef = self.entries[0].dataset_ref
         message = f"{dataset.name} was repaired: {'; '.join(messages)}"
         refs = {ref.name: ref.found for ref in damage.refs}
         message_of_visit = "repaired; the next sync visits it again"

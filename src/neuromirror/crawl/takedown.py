@@ -23,7 +23,7 @@ from neuromirror.model import (
     VersionMinted,
     current_timestamp,
 )
-from neuromirror.store import Store, StoreDamagedError, dataset_ref_of
+from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import (
     BlockDigestsDamagedError,
     BlockDigestsFolder,
@@ -145,7 +145,7 @@ def reinstate(
     """
     require_public_store(store.root, _ONLY_PUBLIC)
     ever = {
-        dataset_ref_of(one): one
+        one.dataset_ref: one
         for _, one in store.journal.read(0)
         if isinstance(one, DatasetWithdrawn)
     }
@@ -201,7 +201,7 @@ def _kept_keys(
             break
         if not isinstance(entry, VersionMinted) or entry.indexed:
             continue
-        dataset = dataset_ref_of(entry)
+        dataset = entry.dataset_ref
         if dataset not in down:
             try:
                 found = keys_of_version(store, dataset, entry, names)

@@ -150,7 +150,7 @@ def contents_of_store(index: Index, sizes: Collection[int]) -> KeepContents:
     contents = KeepContents()
     selected = frozenset(sizes)
     for row in list(index.datasets.select(subdatasets=True)):
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        dataset = row.dataset_ref
         for file in index.files.contents(row.name):
             if file.size in selected:
                 item = KeepItem(row.name, "", file.path, file.key, file.size, ())
@@ -275,7 +275,7 @@ def _pinned_versions(lock: Lock, index: Index) -> Iterator[VersionRow]:
 
 
 def _reference(row: VersionRow) -> DatasetRef:
-    return DatasetRef(row.mirror, row.local_id, row.source_uri)
+    return row.dataset_ref
 
 
 def _hosts(datasets: Iterable[DatasetRef]) -> frozenset[str]:

@@ -20,7 +20,7 @@ from neuromirror.index.versions import VersionQueries
 from neuromirror.model.records import plain_url
 
 _DATASETS = f"""
-SELECT d.id, m.name, d.local_id, coalesce(d.source_uri, ''), coalesce(d.dataset_id, ''), d.title,
+SELECT m.name, d.local_id, coalesce(d.source_uri, ''), d.id, coalesce(d.dataset_id, ''), d.title,
     c.license, c.doi, (SELECT count(*) FROM versions v WHERE v.dataset = d.id), c.label, n.label,
     CASE WHEN c.kind = 'published' THEN c.label END,
     nullif(c.time, ''), coalesce(c.files, 0), coalesce(c.bytes, 0), t.ended_at, t.status,
@@ -129,8 +129,9 @@ class DatasetQueries(Queries):
     def where(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[DatasetRow]:
         """Yield the datasets that an SQL clause selects."""
         for row in self._db.rows(_DATASETS + clause, parameters):
-            rest: tuple[Any, ...] = (tuple(json.loads(row[6] or "[]")), *row[7:])
-            yield DatasetRow(*row[:6], *rest)
+            values: list[Any] = [*row]
+            values[6] = json.loads(values[6] or "[]")
+            yield DatasetRow(*values)
 
     def tombstones(self, mirror: str | None = None) -> list[Tombstone]:
         """Return the withdrawn datasets, by name, including their exclusive subdatasets.

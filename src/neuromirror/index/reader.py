@@ -90,6 +90,15 @@ VERSION_COLUMNS = (
 )
 
 
+_VERSION_FIELDS = (
+    *("id", "dataset", "mirror", "local_id", "source_uri", "seq", "label", "upstream", "kind"),
+    *("state", "commit", "tree", "annex_commit", "upstream_time", "files", "bytes", "exceptions"),
+    *("evidence", "title", "license", "doi", "metadata_only", "recorded_at", "metadata", "form"),
+    *("manifest_only_files", "manifest_only_bytes", "records", "indexed"),
+)
+"""The fields of a :class:`VersionRow` in the order of :data:`VERSION_COLUMNS`."""
+
+
 VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
 
 
@@ -316,11 +325,12 @@ def version_row(row: tuple[Any, ...]) -> VersionRow:
     row
         Values of the columns :data:`VERSION_COLUMNS`.
     """
-    counts, title, license_, doi, metadata_only, *last, indexed = row[17:]
-    names = tuple(json.loads(license_))
-    facts = (json.loads(counts), title, names, doi, bool(metadata_only))
-    rest: tuple[Any, ...] = (*facts, *last, bool(indexed))
-    return VersionRow(*row[:17], *rest)
+    values = dict(zip(_VERSION_FIELDS, row, strict=True))
+    for name in ("evidence", "license"):
+        values[name] = json.loads(values[name])
+    for name in ("metadata_only", "indexed"):
+        values[name] = bool(values[name])
+    return VersionRow(**values)
 
 
 def digests(row: tuple[Any, ...], claimants: dict[int, str]) -> tuple[Digest, ...]:

@@ -310,7 +310,7 @@ def _write_files(
     If the version is not indexed, write its subdatasets only; without any, its records are not
     read.
     """
-    reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+    reference = entry.dataset_ref
     where = f"{reference.name}@{entry.label} (commit {entry.commit})"
     if not entry.indexed and entry.in_subdatasets == 0:
         return record_subdatasets(connection, dataset, seq, (), where)
@@ -357,7 +357,7 @@ def _apply_new_records(
         return  # only the git-annex branch changed, or the entry was appended twice
     version, seq, indexed, current = found
     if indexed:
-        reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+        reference = entry.dataset_ref
         where = f"{reference.name} (commit {entry.commit})"
         changes = store.records.changes(reference.dataset_id, entry.records)
         if changes is None or changes[0] != current:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from neuromirror.model import DatasetRef, Digest, Evidence, Retention, Traffic
+from neuromirror.model import AboutDataset, Digest, Evidence, Retention, Traffic, Version
 
 PathBytes = bytes
 """The type ``bytes``, for classes with a field of that name."""
@@ -22,7 +22,7 @@ RETENTION = (
 """All values, weakest first; the index stores the position in this tuple."""
 
 
-class DatasetRow(Struct, frozen=True):
+class DatasetRow(AboutDataset, frozen=True):
     """A dataset and its status.
 
     Attributes
@@ -44,8 +44,6 @@ class DatasetRow(Struct, frozen=True):
         The local id of the superdataset; empty without one.
     id : int
         The row id, valid until the index is rebuilt.
-    mirror, local_id : str
-        The parts of the name ``<mirror>:<local_id>``.
     last_full_visit : str or None
         The time at which the last full visit ended.
     open_holds : int
@@ -53,12 +51,9 @@ class DatasetRow(Struct, frozen=True):
     """
 
     id: int
-    mirror: str
-    local_id: str
-    source_uri: str
     dataset_id: str
     title: str
-    license: tuple[str, ...]
+    license: list[str]
     doi: str | None
     versions: int
     version: str | None
@@ -94,106 +89,38 @@ class DatasetRow(Struct, frozen=True):
         return bool(self.within)
 
 
-class VersionRow(Struct, frozen=True):
-    """A version.
+class VersionRow(Version, frozen=True, kw_only=True):
+    """A version in the index.
 
     Attributes
     ----------
+    id, dataset : int
+        The row ids of the version and of its dataset, valid until the index is rebuilt.
     seq : int
         The version's ordinal in the dataset.
     upstream_time : str or None
         Upstream's time of the version, if it has one.
     exceptions : int
         The number of listed files that could not be recorded.
-    evidence : dict
-        The number of files by evidence.
     recorded_at : str
         The time at which this store recorded the version.
-    metadata : str
-        The metadata digest; empty for a version recorded without one.
-    form : str
-        files | manifest; empty for a version recorded without it.
-    manifest_only_files, manifest_only_bytes : int
-        Count and size of the files that are not in git.
-    indexed : bool
-        Whether the files are in the index, or in the store's records only.
-    id, dataset : int
-        The row ids of the version and of its dataset, valid until the index is rebuilt.
-    mirror, local_id, source_uri : str
-        The dataset: its mirror, its id in the mirror, and its URI at upstream.
-    label, upstream : str
-        The label, and upstream's name of the version.
-    kind : str
-        published | observed.
-    state : str
-        The state digest.
-    commit, tree, annex_commit : str
-        The ids of the commit, of its tree and of the commit of the git-annex branch, in hex.
     records : str
         The name of its records in the store: the commit, or ``<commit>.<number>`` if upstream
         stated other URLs or claims later.
-    files, bytes : int
-        Number and size of the files.
-    title, license, doi
-        Title, licenses and DOI of the dataset in this version.
-    metadata_only : bool
-        Whether only metadata changed since the version before.
     """
 
     id: int
     dataset: int
-    mirror: str
-    local_id: str
-    source_uri: str
     seq: int
-    label: str
-    upstream: str
-    kind: str
-    state: str
-    commit: str
-    tree: str
-    annex_commit: str
     upstream_time: str | None
-    files: int
-    bytes: int
     exceptions: int
-    evidence: dict[str, int]
-    title: str
-    license: tuple[str, ...]
-    doi: str | None
-    metadata_only: bool
     recorded_at: str
-    metadata: str
-    form: str
-    manifest_only_files: int
-    manifest_only_bytes: int
     records: str
-    indexed: bool
-
-    @property
-    def dataset_name(self) -> str:
-        """``<mirror>:<local id>``."""
-        return f"{self.mirror}:{self.local_id}"
-
-    @property
-    def dataset_ref(self) -> DatasetRef:
-        """The dataset."""
-        return DatasetRef(self.mirror, self.local_id, self.source_uri)
-
-    @property
-    def name(self) -> str:
-        """``<mirror>:<local id>@<label>``."""
-        return f"{self.dataset_name}@{self.label}"
 
     @property
     def time(self) -> str:
         """Upstream's time of the version, else the time at which it was recorded."""
         return self.upstream_time or self.recorded_at
-
-    @property
-    def swhid(self) -> str:
-        """The Software Heritage id of the commit."""
-        return f"swh:1:rev:{self.commit}"
 
 
 class _Content:

@@ -23,6 +23,7 @@ from neuromirror.model.errors import (
 )
 from neuromirror.model.journal import (
     DESCRIPTION_PATH,
+    AboutDataset,
     AnnexBranchMoved,
     ContentsDigested,
     DatasetReinstated,
@@ -39,6 +40,7 @@ from neuromirror.model.journal import (
     MirrorSeen,
     TaskFailed,
     TaskRecovered,
+    Version,
     VersionMinted,
     VisitEnded,
     current_timestamp,
@@ -142,6 +144,7 @@ __all__ = [
     "USUAL_PART_SIZES",
     "ZARR_MARKERS",
     "ZARR_METADATA",
+    "AboutDataset",
     "AnnexBranchMoved",
     "ArchiveMetadata",
     "BlockDigests",
@@ -191,6 +194,7 @@ __all__ = [
     "TaskFailed",
     "TaskRecovered",
     "Traffic",
+    "Version",
     "VersionKind",
     "VersionMinted",
     "VersionRef",

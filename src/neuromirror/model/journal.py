@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, get_args
 import msgspec
 from msgspec import Struct, field
 
+from neuromirror.model.records import DatasetRef
 from neuromirror.model.validation import (
     Count,
     DatasetId,
@@ -125,6 +126,25 @@ RecordsText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40}(?:\.[1-9][0
 """The name of records in the store, ``<commit>`` or ``<commit>.<number>``, or an empty string."""
 
 
+class AboutDataset(Struct, frozen=True):
+    """What is about one dataset.
+
+    Attributes
+    ----------
+    mirror, local_id, source_uri
+        The dataset: its mirror, its id in the mirror, and its URI at upstream.
+    """
+
+    mirror: str
+    local_id: str
+    source_uri: str
+
+    @property
+    def dataset_ref(self) -> DatasetRef:
+        """The dataset."""
+        return DatasetRef(self.mirror, self.local_id, self.source_uri)
+
+
 class MirrorSeen(Struct, frozen=True, tag="mirror"):
     """A mirror's configuration when it was first used, or after a change.
 
@@ -164,13 +184,11 @@ class MirrorProbed(Struct, frozen=True, tag="probe"):
     at: str
 
 
-class VersionMinted(Struct, frozen=True, tag="version"):
-    """A version that was committed to git.
+class Version(AboutDataset, frozen=True, kw_only=True):
+    """A version of a dataset, as the journal and the index have it.
 
     Attributes
     ----------
-    mirror, local_id, source_uri
-        The dataset.
     label
         The label of the version (``0.210831.2033``, ``2022-12-13T101112Z``, ``state-0123abcd``).
     upstream
@@ -180,40 +198,26 @@ class VersionMinted(Struct, frozen=True, tag="version"):
     state
         The state digest, ``sha256:<hex>``.
     commit, tree, annex_commit
-        Git object ids. The records of the version are in the store under ``commit``.
-    time
-        Upstream's time of the version; None if it has none.
+        The ids of the commit, of its tree and of the commit of the git-annex branch, in hex.
     files, bytes
-        Totals of the version.
-    exceptions
-        The excluded entries.
+        Number and size of the files.
     evidence
         Number of files by evidence (:class:`~neuromirror.model.Evidence`).
-    title, license, doi, attributes, inputs
-        See :class:`~neuromirror.model.DatasetFacts`.
+    title, license, doi
+        Title, licenses and DOI of the dataset in this version.
     metadata_only
         Whether no file differs from the previous version.
-    at
-        The time of the commit on this mirror.
     metadata
-        The metadata digest.
-    within
-        The local id of the superdataset; empty for a dataset of its own.
+        The metadata digest; empty for a version recorded without one.
     form
-        ``files`` or ``manifest``; see :class:`~neuromirror.model.SnapshotHeader`.
+        ``files`` or ``manifest``, see :class:`~neuromirror.model.SnapshotHeader`; empty for a
+        version recorded without it.
     manifest_only_files, manifest_only_bytes
-        Totals of the files that are in the manifest only, not in git.
-    inline
-        The inline components: path, source, checksum, files and bytes of each.
+        Number and size of the files that are in the manifest only, not in git.
     indexed
         Whether its files are in the index, or only in its records.
-    in_subdatasets
-        Number of files in its subdatasets; None if not counted.
     """
 
-    mirror: str
-    local_id: str
-    source_uri: str
     label: str
     upstream: str
     kind: str
@@ -221,25 +225,63 @@ class VersionMinted(Struct, frozen=True, tag="version"):
     commit: CommitText
     tree: CommitText
     annex_commit: CommitText
-    time: str | None
     files: Count
     bytes: Count
-    exceptions: list[dict[str, Any]]
     evidence: dict[str, int]
     title: str
     license: list[str]
     doi: str | None
     metadata_only: bool
-    at: str
     metadata: str = ""
-    attributes: dict[str, list[str]] = field(default_factory=dict)
-    inputs: list[str] = field(default_factory=list)
-    within: str = ""
     form: str = ""
     manifest_only_files: int = 0
     manifest_only_bytes: int = 0
-    inline: list[dict[str, Any]] = field(default_factory=list)
     indexed: bool = True
+
+    @property
+    def dataset_name(self) -> str:
+        """``<mirror>:<local id>``."""
+        return f"{self.mirror}:{self.local_id}"
+
+    @property
+    def name(self) -> str:
+        """``<mirror>:<local id>@<label>``."""
+        return f"{self.dataset_name}@{self.label}"
+
+    @property
+    def swhid(self) -> str:
+        """The Software Heritage id of the commit."""
+        return f"swh:1:rev:{self.commit}"
+
+
+class VersionMinted(Version, frozen=True, kw_only=True, tag="version"):
+    """A version that was committed to git.
+
+    Attributes
+    ----------
+    time
+        Upstream's time of the version; None if it has none.
+    exceptions
+        The excluded entries.
+    attributes, inputs
+        See :class:`~neuromirror.model.DatasetFacts`.
+    at
+        The time of the commit on this mirror.
+    within
+        The local id of the superdataset; empty for a dataset of its own.
+    inline
+        The inline components: path, source, checksum, files and bytes of each.
+    in_subdatasets
+        Number of files in its subdatasets; None if not counted.
+    """
+
+    time: str | None
+    exceptions: list[dict[str, Any]]
+    at: str
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    within: str = ""
+    inline: list[dict[str, Any]] = field(default_factory=list)
     in_subdatasets: int | None = None
 
     @property
@@ -248,13 +290,11 @@ class VersionMinted(Struct, frozen=True, tag="version"):
         return self.commit
 
 
-class AnnexBranchMoved(Struct, frozen=True, tag="annex"):
+class AnnexBranchMoved(AboutDataset, frozen=True, tag="annex"):
     """Upstream states other URLs or claims for a version's files, and no new version.
 
     Attributes
     ----------
-    mirror, local_id, source_uri
-        The dataset: its mirror, its id in the mirror, and its URI at upstream.
     annex_commit
         The commit of the git-annex branch, in hex.
     at
@@ -265,24 +305,21 @@ class AnnexBranchMoved(Struct, frozen=True, tag="annex"):
         The name of the version's records in the store from now on; empty if they did not change.
     """
 
-    mirror: str
-    local_id: str
-    source_uri: str
     annex_commit: CommitText
     at: str
     commit: CommitText = ""
     records: RecordsText = ""
 
 
-class VisitEnded(Struct, frozen=True, tag="visit"):
+class VisitEnded(AboutDataset, frozen=True, tag="visit"):
     """A finished visit of one dataset.
 
     Attributes
     ----------
     visit
         The id of the visit.
-    mirror, local_id, source_uri, title
-        The dataset.
+    title
+        The title of the dataset.
     started, ended
         Times.
     status
@@ -300,9 +337,6 @@ class VisitEnded(Struct, frozen=True, tag="visit"):
     """
 
     visit: str
-    mirror: str
-    local_id: str
-    source_uri: str
     title: str
     started: str
     ended: str
@@ -405,24 +439,19 @@ class EventRaised(Struct, frozen=True, tag="event"):
     data: dict[str, Any] = field(default_factory=dict)
 
 
-class LinksFound(Struct, frozen=True, tag="links"):
+class LinksFound(AboutDataset, frozen=True, tag="links"):
     """The viewer links of a dataset, which replace the earlier ones.
 
     They belong to no version, because they may change while the data stays the same.
 
     Attributes
     ----------
-    mirror, local_id, source_uri
-        The dataset: its mirror, its id in the mirror, and its URI at upstream.
     links
         Sorted [kind, URL] pairs.
     at
         The time, ISO 8601 in UTC.
     """
 
-    mirror: str
-    local_id: str
-    source_uri: str
     links: list[list[str]]
     at: str
 
@@ -483,15 +512,13 @@ class ContentsDigested(Struct, frozen=True, tag="digested"):
     at: str
 
 
-class DatasetWithdrawn(Struct, frozen=True, tag="withdrawn"):
+class DatasetWithdrawn(AboutDataset, frozen=True, tag="withdrawn"):
     """A dataset that the operator withdrew: hidden from the catalogue, but not deleted.
 
     A rebuilt index contains only the ids of its versions.
 
     Attributes
     ----------
-    mirror, local_id, source_uri
-        The dataset.
     reason
         The reason, shown to everyone who requests the dataset.
     by
@@ -503,31 +530,23 @@ class DatasetWithdrawn(Struct, frozen=True, tag="withdrawn"):
         dataset; else empty.
     """
 
-    mirror: str
-    local_id: str
-    source_uri: str
     reason: str
     by: str
     at: str
     within: str = ""
 
 
-class DatasetReinstated(Struct, frozen=True, tag="reinstated"):
+class DatasetReinstated(AboutDataset, frozen=True, tag="reinstated"):
     """A withdrawn dataset that is available again.
 
     Attributes
     ----------
-    mirror, local_id, source_uri
-        The dataset: its mirror, its id in the mirror, and its URI at upstream.
     by
         The login name of the operator.
     at
         The time, ISO 8601 in UTC.
     """
 
-    mirror: str
-    local_id: str
-    source_uri: str
     by: str
     at: str
 

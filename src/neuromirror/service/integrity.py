@@ -30,7 +30,6 @@ from neuromirror.index import (
 from neuromirror.index.backup import integrity_errors, integrity_errors_by_table
 from neuromirror.model import (
     AnnexBranchMoved,
-    DatasetRef,
     DatasetReinstated,
     DatasetWithdrawn,
     VersionMinted,
@@ -183,7 +182,7 @@ class StoreChecker:
                 if isinstance(entry, VersionMinted | AnnexBranchMoved):
                     self._add_entry(entry)
                 elif isinstance(entry, DatasetWithdrawn | DatasetReinstated):
-                    alias = DatasetRef(entry.mirror, entry.local_id, entry.source_uri).alias
+                    alias = entry.dataset_ref.alias
                     (
                         self._withdrawn.add
                         if isinstance(entry, DatasetWithdrawn)
@@ -261,7 +260,7 @@ class StoreChecker:
                 yield CheckResult(name, "git", CheckPosition(alias, 1), "error", message)
 
     def _add_entry(self, entry: VersionMinted | AnnexBranchMoved) -> None:
-        dataset = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+        dataset = entry.dataset_ref
         known = self._datasets.setdefault(
             dataset.alias, _Dataset(dataset.name, dataset.dataset_id, {}, [])
         )

@@ -10,11 +10,7 @@ from neuromirror.store.errors import (
 )
 from neuromirror.store.housekeeping import HousekeepingResult, run_housekeeping
 from neuromirror.store.locks import file_lock
-from neuromirror.store.records_from_git import (
-    dataset_ref_of,
-    read_records_from_git,
-    read_versions_from_git,
-)
+from neuromirror.store.records_from_git import read_records_from_git, read_versions_from_git
 from neuromirror.store.repack import HousekeepingPolicy
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
@@ -60,7 +56,6 @@ __all__ = [
     "StoredDocument",
     "SuperdatasetMember",
     "UnsafePathError",
-    "dataset_ref_of",
     "file_lock",
     "has_complete_commit",
     "open_store",

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -22,6 +21,7 @@ from neuromirror.git import ObjectMissingError, ObjectReader, create_bundle, par
 from neuromirror.model import (
     AnnexBranchMoved,
     NeuromirrorError,
+    Version,
     VersionKind,
     VersionMinted,
     count_of,
@@ -179,38 +179,6 @@ class ForeignRef(Struct, frozen=True):
         )
 
 
-class RecordedVersion(Protocol):
-    """A version as the journal and the index record it.
-
-    :class:`~neuromirror.model.VersionMinted` implements it.
-    """
-
-    @property
-    def commit(self) -> str:
-        """Commit id in hex."""
-        ...
-
-    @property
-    def annex_commit(self) -> str:
-        """Commit id of the git-annex branch in hex."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """Label of the version."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """``published`` or ``observed``."""
-        ...
-
-    @property
-    def upstream(self) -> str:
-        """Upstream's name of the version."""
-        ...
-
-
 class JournalRefs:
     """The refs that a dataset's repository must have, according to its journal entries.
 
@@ -239,7 +207,7 @@ class JournalRefs:
 
     def __init__(
         self,
-        entries: Iterable[RecordedVersion | AnnexBranchMoved],
+        entries: Iterable[Version | AnnexBranchMoved],
         history: CommitHistory | None = None,
         *,
         is_subdataset: bool = False,
@@ -260,7 +228,7 @@ class JournalRefs:
         if history is not None:
             _mark_foreign(history, self.dropped_commits)
 
-    def _add(self, entry: RecordedVersion) -> None:
+    def _add(self, entry: Version) -> None:
         self.tips[ANNEX_BRANCH] = entry.annex_commit
         if entry.commit in self.labels:
             return  # recorded twice: the first writer was killed right after

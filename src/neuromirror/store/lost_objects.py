@@ -46,7 +46,6 @@ from neuromirror.store.durable_files import CONFIG, CORE_SETTINGS, fsync_path, w
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.mint_inputs import MintInput, mint_inputs_of, read_mint_input
 from neuromirror.store.records import manifest_lines
-from neuromirror.store.records_from_git import dataset_ref_of
 from neuromirror.store.repository import HEADS, RIA_VERSION, Repository
 from neuromirror.store.store import Store
 from neuromirror.store.superdatasets import SuperdatasetCommit, remint_superdataset
@@ -321,7 +320,7 @@ def input_from_git(
             Document(text_to_path(path), reader.read(f"{version.commit}:{path}"))
             for path in description["documents"]
         )
-    dataset = dataset_ref_of(version)
+    dataset = version.dataset_ref
     is_own = annex.subject == commit.subject or moved is not None
     observed = version.kind == VersionKind.OBSERVED.value
     branch = next(iter(commit.parents), None)

@@ -33,10 +33,7 @@ from neuromirror.git import (
 )
 from neuromirror.model import (
     DESCRIPTION_PATH,
-    AnnexBranchMoved,
     Count,
-    DatasetRef,
-    DatasetWithdrawn,
     Digest,
     FileRecord,
     InvalidDocumentError,
@@ -367,19 +364,3 @@ def _entry(
             for path in sorted(description.get("inline", {}), key=text_to_path)
         ],
     )
-
-
-def dataset_ref_of(entry: VersionMinted | AnnexBranchMoved | DatasetWithdrawn) -> DatasetRef:
-    """Return a reference to the dataset that a journal entry is about.
-
-    Parameters
-    ----------
-    entry
-        The journal entry.
-
-    Returns
-    -------
-    DatasetRef
-        Mirror, local id and source URI of the dataset.
-    """
-    return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)

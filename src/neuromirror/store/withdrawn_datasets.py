@@ -53,9 +53,9 @@ def find_withdrawn_datasets(store: Store) -> dict[DatasetRef, DatasetWithdrawn]:
     found: dict[DatasetRef, DatasetWithdrawn] = {}
     for _, entry in store.journal.read(0):
         if isinstance(entry, DatasetWithdrawn):
-            found[_dataset_ref(entry)] = entry
+            found[entry.dataset_ref] = entry
         elif isinstance(entry, DatasetReinstated):
-            found.pop(_dataset_ref(entry), None)
+            found.pop(entry.dataset_ref, None)
     return found
 
 
@@ -83,9 +83,9 @@ def find_other_owner(store: Store, dataset: DatasetRef) -> str:
     for _, entry in store.journal.read(0):
         match entry:
             case VersionMinted():
-                minted.add(_dataset_ref(entry))
+                minted.add(entry.dataset_ref)
             case VisitEnded() | DatasetWithdrawn():
-                named.add(_dataset_ref(entry))
+                named.add(entry.dataset_ref)
     others = minted - find_withdrawn_datasets(store).keys() if dataset in minted else minted | named
     names = (other.name for other in others if other.source_uri == dataset.source_uri)
     return min((name for name in names if name != dataset.name), default="")
@@ -102,7 +102,7 @@ def withdraw_dataset(store: Store, entry: DatasetWithdrawn, keys: Iterable[str] 
 
     Raises StoreDamagedError if the folder of withdrawn datasets cannot be created.
     """
-    dataset = _dataset_ref(entry)
+    dataset = entry.dataset_ref
     folder = _open_withdrawn_folder(store) / dataset.dataset_id
     tombstone = {"dataset": dataset.name, "at": entry.at, "reason": entry.reason}
     is_owner = not find_other_owner(store, dataset)
@@ -265,9 +265,3 @@ def _open_withdrawn_folder(store: Store) -> Path:
 
 def _tombstone_path(store: Store, dataset: DatasetRef) -> Path:
     return store.root / "tombstones" / f"{dataset.alias}.json"
-
-
-def _dataset_ref(
-    entry: DatasetWithdrawn | DatasetReinstated | VersionMinted | VisitEnded,
-) -> DatasetRef:
-    return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)

@@ -26,7 +26,6 @@ from neuromirror.model import (
     DESCRIPTION_PATH,
     BlockDigests,
     ConfigurationError,
-    DatasetRef,
     NeuromirrorError,
     parse_json,
     path_to_text,
@@ -373,7 +372,7 @@ def tree_of_version(store: Store, row: VersionRow) -> GitTree:
     GitTree
         The files; close it after use.
     """
-    repository = store.repositories.of(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    repository = store.repositories.of(row.dataset_ref)
     host = row.source_uri.partition("://")[2].partition("/")[0]
     return GitTree(repository.path, row.commit, row.annex_commit, row.name, host, store)
 

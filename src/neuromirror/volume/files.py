@@ -30,7 +30,7 @@ from neuromirror.annex import (
     parse_key,
 )
 from neuromirror.git import CommitTree, ObjectMissingError, ObjectReader
-from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.model import NeuromirrorError
 from neuromirror.net import RequestLimits
 from neuromirror.stream import GitTree, StreamError, Transport
 from neuromirror.stream.file import VerifiedFile, VerifiedObject
@@ -569,7 +569,7 @@ def open_version_files(
     VersionFiles
         The files; close them after use.
     """
-    repository = store.repositories.of(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    repository = store.repositories.of(row.dataset_ref)
     host = row.source_uri.partition("://")[2].partition("/")[0]
     return VersionFiles(
         *(repository.path, row.commit, row.annex_commit, row.name, host, store),

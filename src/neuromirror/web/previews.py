@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from neuromirror.index import FileRow, Index, VersionRow
-from neuromirror.model import DatasetRef, environment_without_secrets
+from neuromirror.model import environment_without_secrets
 from neuromirror.previews import (
     FORMAT,
     Preview,
@@ -157,9 +157,7 @@ class PreviewService:
         return self._folder / name[:2] / f"{name[2:]}.json"
 
     async def _make(self, row: VersionRow, file: PreviewSource, path: Path) -> Preview:
-        repository = self._store.repositories.of(
-            DatasetRef(row.mirror, row.local_id, row.source_uri)
-        )
+        repository = self._store.repositories.of(row.dataset_ref)
         task = PreviewTask(
             repository=str(repository.path),
             commit=row.commit,

@@ -28,7 +28,7 @@ from neuromirror.annex import (
 from neuromirror.git import GitError, ObjectMissingError, read_refs
 from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
-from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.model import NeuromirrorError
 from neuromirror.model.records import has_downloads, url_version_id
 from neuromirror.net import RequestLimits, clean_url, is_local_name, permanent_refusal
 from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, ENCODINGS_DOCUMENT
@@ -533,7 +533,7 @@ class GatewayService:
 
     async def has_copies(self, row: VersionRow) -> bool:
         """Return whether a vault with copies of the dataset's contents is published."""
-        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        dataset = row.dataset_ref
 
         def find() -> bool:
             return CUSTODY_BRANCH in read_refs(self._store.repositories.of(dataset).path)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.index import Index, MalformedQueryError, UnknownFileError, VersionRow, shapes
-from neuromirror.model import DatasetRef, Retention, alias_of
+from neuromirror.model import Retention, alias_of
 from neuromirror.model.records import has_downloads, is_volume
 from neuromirror.store import Store
 from neuromirror.store.records import manifest_file
@@ -272,7 +272,7 @@ def _document_texts(
     if not paths or versions[0].dataset != versions[1].dataset:
         return {}
     row = versions[0]
-    repository = store.repositories.of(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    repository = store.repositories.of(row.dataset_ref)
     texts: dict[str, list[str]] = {}
     with ObjectReader(repository.path) as reader:
         for path in paths[:_MAX_TEXTS]:
