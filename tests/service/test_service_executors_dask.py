@@ -103,7 +103,7 @@ class Cluster:
     def executor(self, writer: Writer) -> DaskExecutor:
         """Return the executor of all tests that need no particular one, on this scheduler."""
         if self.address not in self._executors:
-            opened = DaskExecutor(self.address, writer, seconds=120, memory=GIB, grace=0)
+            opened = DaskExecutor(self.address, writer, seconds=120, memory=GIB)
             executor = self._stack.enter_context(opened)
             assert isinstance(executor, DaskExecutor)
             self._executors[self.address] = executor
@@ -246,7 +246,7 @@ def test_commits_go_on_while_one_worker_is_dead_and_another_frozen(
     try:
         with (
             open_job_harness(MirrorHarness(demo.mirrors, tmp_path / "store")) as job_harness,
-            DaskExecutor(cluster.address, job_harness.writer, grace=0) as executor,
+            DaskExecutor(cluster.address, job_harness.writer) as executor,
         ):
             frozen = executor.submit(exec, stop.format("SIGSTOP"))
             dead = executor.submit(exec, stop.format("SIGKILL"))
@@ -283,7 +283,7 @@ def test_leaving_dask_ends_jobs_and_leaves_nothing_at_the_workers(
     cluster: Cluster, writer: Writer
 ) -> None:
     pid_file = cluster.folder / "pid"
-    with DaskExecutor(cluster.address, writer, grace=0.2) as executor:
+    with DaskExecutor(cluster.address, writer) as executor:
         command = f"echo $$ $PPID > {pid_file}; exec sleep 300"
         hangs = executor.submit(subprocess.run, ["sh", "-c", command])
         pids = [
@@ -312,7 +312,7 @@ def test_a_job_whose_service_is_gone_is_over(
     cluster: Cluster, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neuromirror.service.dask_worker.REPLY_TIMEOUT", 0.5)
-    with DaskExecutor(cluster.address, writer, grace=0) as executor:
+    with DaskExecutor(cluster.address, writer) as executor:
         assert isinstance(executor, DaskExecutor)
         # a service that was killed reads no requests
         executor._listener.close()
@@ -382,7 +382,7 @@ def test_workers_of_another_release_are_refused(
 def test_jobs_of_a_strict_scheduler_and_of_one_that_ends_are_lost_and_nothing_hangs(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, writer: Writer
 ) -> None:
-    with DaskExecutor(cluster.address, writer, grace=5) as executor:
+    with DaskExecutor(cluster.address, writer) as executor:
         assert isinstance(executor, DaskExecutor)
         # the first death of a worker counts
         executor._client.run_on_scheduler(

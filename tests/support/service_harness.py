@@ -142,6 +142,15 @@ class ServiceHarness:
 
 
 @contextmanager
+def waiting_for_jobs(executor: ThreadExecutor) -> Iterator[None]:
+    """Wait for the running jobs at the end, which would use a store that is closed."""
+    try:
+        yield
+    finally:
+        executor._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
 def open_service_harness(
     mirror_harness: MirrorHarness,
     *,
@@ -156,7 +165,8 @@ def open_service_harness(
     name = lease_owner("serve")
     with (
         open_job_harness(mirror_harness) as job_harness,
-        ThreadExecutor(workers, job_harness.writer, grace=5) as pool,
+        ThreadExecutor(workers, job_harness.writer) as pool,
+        waiting_for_jobs(pool),
     ):
         if isinstance(executor, ManualExecutor):
             executor.writer = job_harness.writer

@@ -459,8 +459,6 @@ def catalogue_command(
     )
 
     require_packages(*CATALOGUE)
-    if log_json:
-        require_packages("--log-json", "service", "pythonjsonlogger")
     from neuromirror.config.mirror_files import mirror_titles
 
     service = None if listener is None else os.getppid()

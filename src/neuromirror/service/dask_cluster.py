@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import msgspec
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
-from neuromirror.service.executors import GRACE_SECONDS, JOB_MEMORY, JOB_SECONDS, JobExecutor
+from neuromirror.service.executors import JOB_MEMORY, JOB_SECONDS
 from neuromirror.service.jobs import JobContext, WorkerLostError
 from neuromirror.service.logs import log_event
 from neuromirror.service.worker_pool import find_job
@@ -208,7 +208,7 @@ class SchedulerUnavailableError(NeuromirrorError):
     """The Dask scheduler cannot be reached."""
 
 
-class DaskExecutor(JobExecutor):
+class DaskExecutor(Executor):
     """Runs jobs on the workers of a Dask scheduler; reconnects if the connection is lost.
 
     ``address`` is that of the scheduler, such as ``tcp://HOST:8786``. Jobs have the limits
@@ -226,14 +226,11 @@ class DaskExecutor(JobExecutor):
     """
 
     def __init__(
-        self,
-        address: str,
-        writer: Writer,
-        seconds: float = JOB_SECONDS,
-        memory: int = JOB_MEMORY,
-        grace: float = GRACE_SECONDS,
+        self, address: str, writer: Writer, seconds: float = JOB_SECONDS, memory: int = JOB_MEMORY
     ) -> None:
-        super().__init__(writer, grace)
+        self._writer = writer
+        self._lock = threading.Lock()
+        self._jobs: set[Future[Any]] = set()
         self._address = address
         self._limits = (seconds, memory)
         self._plugin = f"neuromirror-{secrets.token_hex(6)}"
@@ -285,20 +282,17 @@ class DaskExecutor(JobExecutor):
             untyped(call.ticket, theirs.client).clear()
 
     def _release(self, theirs: Any, ours: Future[Any]) -> None:
-        self._forget(ours)
+        with self._lock:
+            self._jobs.discard(ours)
         if ours.cancelled():
             # without waiting for the scheduler: a service that stops cancels all its jobs
             theirs.client.loop.add_callback(theirs.client._cancel, [theirs])
 
-    def leave(self, grace: float) -> None:
-        """See :meth:`JobExecutor.leave`.
-
-        Unfinished jobs are cancelled and killed, since it is unknown which of them are running.
-        """
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """Cancel and kill all unfinished jobs."""
         with self._lock:
             self._closed = True
             left = list(self._jobs)
-        wait(left, grace)
         for job in left:
             job.cancel()
         if self._client.status == "running":

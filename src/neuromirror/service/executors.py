@@ -1,14 +1,13 @@
 """Executors for jobs: threads of the service or worker processes; :mod:`.dask_cluster` has a third.
 
 Each is a context manager with ``submit(run_job, context, job)``. On exit, pending jobs are
-cancelled, and running ones have ``grace`` seconds before they are killed.
+cancelled, and running ones are killed.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,61 +26,30 @@ JOB_SECONDS = 24 * 3600.0
 JOB_MEMORY = 4 << 30
 """Default memory limit of a job in bytes."""
 
-GRACE_SECONDS = 20.0
-"""Default time that running jobs have to finish when a service stops."""
 
-
-class JobExecutor(Executor):
-    """An executor of jobs, which send their requests to ``writer``."""
-
-    def __init__(self, writer: Writer, grace: float) -> None:
-        self._writer = writer
-        self._grace = grace
-        self._lock = threading.Lock()
-        self._jobs: set[Future[Any]] = set()
-
-    def __exit__(self, *_: object) -> None:
-        self.leave(self._grace)
-
-    def leave(self, grace: float) -> None:
-        """Cancel pending jobs, and wait up to ``grace`` seconds for running ones."""
-        raise NotImplementedError
-
-    def _forget(self, job: Future[Any]) -> None:
-        with self._lock:
-            self._jobs.discard(job)
-
-
-class ThreadExecutor(JobExecutor):
-    """Runs up to ``workers`` jobs in threads of this process.
+class ThreadExecutor(Executor):
+    """Runs up to ``workers`` jobs in threads of this process; their requests go to ``writer``.
 
     A job that hangs cannot be killed and delays the exit of Python.
     """
 
-    def __init__(self, workers: int, writer: Writer, grace: float = GRACE_SECONDS) -> None:
-        super().__init__(writer, grace)
+    def __init__(self, workers: int, writer: Writer) -> None:
+        self._writer = writer
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="job")
         self._run: Callable[..., Any] = run_call
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """See :meth:`concurrent.futures.Executor.submit`."""
-        job: Future[_T] = self._pool.submit(self._call, fn, *args, **kwargs)
-        with self._lock:
-            self._jobs.add(job)
-        job.add_done_callback(self._forget)
-        return job
+        return self._pool.submit(self._call, fn, *args, **kwargs)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # closed before the result is set
         with closing(self._writer.open(find_job(args))) as channel:
             return self._run(channel, function, *args, **kwargs)
 
-    def leave(self, grace: float) -> None:
-        """See :meth:`JobExecutor.leave`."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """Cancel pending jobs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
-            left = list(self._jobs)
-        wait(left, grace)
 
 
 class ProcessExecutor(ThreadExecutor):
@@ -90,21 +58,14 @@ class ProcessExecutor(ThreadExecutor):
     They are enforced as described at :class:`~neuromirror.service.worker_pool.WorkerPool`.
     """
 
-    def __init__(
-        self,
-        workers: int,
-        writer: Writer,
-        seconds: float,
-        memory: int,
-        grace: float = GRACE_SECONDS,
-    ) -> None:
-        super().__init__(workers, writer, grace)
+    def __init__(self, workers: int, writer: Writer, seconds: float, memory: int) -> None:
+        super().__init__(workers, writer)
         self._processes = WorkerPool(workers, seconds, memory)
         self._run = self._processes.run
 
-    def leave(self, grace: float) -> None:
-        """See :meth:`JobExecutor.leave`; kills the jobs that have not finished."""
-        super().leave(grace)
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """Cancel pending jobs, and kill the others."""
+        super().shutdown()
         self._processes.close()
         self._pool.shutdown()
 

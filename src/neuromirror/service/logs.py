@@ -6,6 +6,7 @@ visit's id (as in the journal), the job's kind, its outcome, its duration in sec
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -134,7 +135,7 @@ def logging_to(
         Mirrors by name, whose options name secret environment variables.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_formatter(Secrets(mirrors), as_json=as_json))
+    handler.setFormatter(_EventFormatter(Secrets(mirrors), as_json=as_json))
     root, ours, hook = logging.getLogger(), logging.getLogger("neuromirror"), threading.excepthook
     before = root.level, ours.level
     root.addHandler(handler)
@@ -166,73 +167,40 @@ def _timestamp(record: logging.LogRecord) -> str:
     return f"{whole}.{int(record.msecs):03d}Z"
 
 
-def _event(record: logging.LogRecord) -> str:
-    """Return the event's name; for other packages the name of the logger."""
-    return getattr(record, "event", None) or record.name
+class _EventFormatter(logging.Formatter):
+    """Formats one line per event, as text or as a JSON object.
 
+    ``2026-01-02T03:04:05.678Z info    visited  demo:000001  message  (visit …, 2.3 s)`` is the
+    text; lines of a traceback are indented.
+    """
 
-def _formatter(secrets: Secrets, *, as_json: bool) -> logging.Formatter:
-    return _json_formatter(secrets) if as_json else _TextFormatter(secrets)
-
-
-class _TextFormatter(logging.Formatter):
-    """Formats one line per event; lines of a traceback are indented."""
-
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, secrets: Secrets, *, as_json: bool) -> None:
         super().__init__()
-        self._secrets = secrets
+        self._secrets, self._as_json = secrets, as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        """``2026-01-02T03:04:05.678Z info    visited  demo:000001  message  (visit …, 2.3 s)``."""
-        subject = getattr(record, "dataset", "") or getattr(record, "mirror", "")
-        notes = [
-            f"{name} {getattr(record, name)}"
-            for name in ("kind", "outcome", "visit")
-            if hasattr(record, name)
-        ]
-        if hasattr(record, "seconds"):
-            notes.append(f"{record.seconds} s")
-        parts = [
-            _event(record),
-            subject,
-            record.getMessage(),
-            f"({', '.join(notes)})" * bool(notes),
-        ]
-        line = _printable(self._secrets, "  ".join(filter(None, parts)))
-        text = f"{_timestamp(record)} {record.levelname.lower():<8} {line}"
-        if record.exc_info:
-            text += "".join(f"\n    {one}" for one in _trace(self._secrets, record.exc_info))
-        return text
-
-
-def _json_formatter(secrets: Secrets) -> logging.Formatter:
-    """Return a formatter that writes one JSON object per line."""
-    from pythonjsonlogger.json import JsonFormatter
-
-    class EventFormatter(JsonFormatter):
-        """Writes the fields of :func:`log_event`, and no other attributes of a record."""
-
-        def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
-            """Redact each text before it is encoded as JSON."""
-            return {
-                name: _printable(secrets, value) if isinstance(value, str) else value
-                for name, value in log_data.items()
+        """Return the line, or with a traceback the lines, of an event."""
+        moment, level = _timestamp(record), record.levelname.lower()
+        fields = {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        # other packages have no events
+        fields = {"event": record.name, **fields}
+        message = record.getMessage()
+        trace = _trace(self._secrets, record.exc_info) if record.exc_info else []
+        if self._as_json:
+            values = {"time": moment, "level": level, **fields, "message": message}
+            document: dict[str, object] = {
+                name: _printable(self._secrets, value) if isinstance(value, str) else value
+                for name, value in values.items()
             }
-
-        def add_fields(
-            self,
-            log_data: dict[str, object],
-            record: logging.LogRecord,
-            message_dict: dict[str, object],
-        ) -> None:
-            """Add the fields in reading order."""
-            log_data |= {"time": _timestamp(record), "level": record.levelname.lower()}
-            log_data |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
-            log_data |= {"event": _event(record), "message": record.getMessage()}
-            if record.exc_info:
-                log_data["trace"] = _trace(secrets, record.exc_info)
-
-    return EventFormatter()
+            return json.dumps(document | ({"trace": trace} if trace else {}))
+        notes = [
+            f"{name} {fields[name]}" for name in ("kind", "outcome", "visit") if name in fields
+        ]
+        notes += [f"{fields['seconds']} s"] if "seconds" in fields else []
+        subject = fields.get("dataset") or fields.get("mirror")
+        parts = fields["event"], subject, message, f"({', '.join(notes)})" * bool(notes)
+        line = _printable(self._secrets, "  ".join(filter(None, parts)))
+        return f"{moment} {level:<8} {line}" + "".join(f"\n    {text}" for text in trace)
 
 
 def _trace(secrets: Secrets, raised: _ExceptionInfo) -> list[str]:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,6 @@ from neuromirror.service.engine import SUPERDATASET_WAIT, MirrorFiles, Service
 from neuromirror.service.executors import (
     JOB_MEMORY,
     JOB_SECONDS,
-    JobExecutor,
     ProcessExecutor,
     ThreadExecutor,
     job_context,
@@ -268,14 +268,14 @@ def _open_service(
         )
 
 
-def _executor(options: ServeOptions, writer: Writer) -> JobExecutor:
-    """Return the executor; without grace, since running jobs had their time before."""
+def _executor(options: ServeOptions, writer: Writer) -> Executor:
+    """Return the executor; when it is left, running jobs have had their time."""
     limits = (options.visit_seconds, options.worker_memory)
     if options.scheduler is not None:
-        return DaskExecutor(options.scheduler, writer, *limits, grace=0)
+        return DaskExecutor(options.scheduler, writer, *limits)
     if options.executor == "threads":
-        return ThreadExecutor(options.workers, writer, grace=0)
-    return ProcessExecutor(options.workers, writer, *limits, grace=0)
+        return ThreadExecutor(options.workers, writer)
+    return ProcessExecutor(options.workers, writer, *limits)
 
 
 # --- continuous

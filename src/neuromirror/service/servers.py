@@ -118,7 +118,7 @@ def require_packages(what: str, extra: str, *names: str) -> None:
             )
 
 
-SERVICE = ("'neuromirror serve'", "service", "apscheduler", "prometheus_client", "pythonjsonlogger")
+SERVICE = ("'neuromirror serve'", "service", "apscheduler", "prometheus_client")
 CATALOGUE = ("the catalogue", "web", "starlette", "uvicorn")
 
 
