@@ -70,7 +70,24 @@ def of(found: DatasetFacts) -> dict[str, list[str]]:
         ),
         ("SmartSPIM-template_2024-05-16_11-26-14", {"created": ["2024-05-16T11:26:14"]}),
         ("ecephys_625749_ccf", {}),
-        ("HCR_BL6-000_2023-06-1_00-00-00_fusion_2023-08-24", {}),
+        (
+            "HCR_BL6-000_2023-06-1_00-00-00_fusion_2023-08-24",
+            {
+                "platform": ["HCR"],
+                "subject": ["BL6-000"],
+                "input": ["HCR_BL6-000_2023-06-1_00-00-00"],
+                "process": ["fusion"],
+                "created": ["2023-08-24"],
+            },
+        ),
+        (
+            "HCR_BL6-000_2023-06-1_00-00-00",
+            {"platform": ["HCR"], "subject": ["BL6-000"], "created": ["2023-06-01T00:00:00"]},
+        ),
+        (
+            "ecephys_625749_2022-02-31_15-15-06",
+            {"platform": ["ecephys"], "subject": ["625749"], "created": []},
+        ),
         ("", {}),
     ],
 )

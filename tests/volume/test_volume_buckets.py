@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import numcodecs.lz4
+import numcodecs
 import numpy as np
 import pytest
 import tensorstore
@@ -207,6 +207,18 @@ def n5_by_hand(folder: Path, voxels: np.ndarray[Any, Any], name: str) -> None:
             path.write_bytes(head + compress(big_endian.tobytes()))
 
 
+def _whole_without_fill_value(root: Path) -> None:
+    ome_zarr(root, _voxels("uint8"), "0.4", "zyx", config={"write_empty_chunks": True})
+    about = json.loads((root / "0/.zarray").read_text())
+    _json(root / "0/.zarray", about | {"fill_value": None})
+
+
+CODECS: dict[str, Any] = {
+    **{"blosc": numcodecs.Blosc(), "zstd": numcodecs.Zstd(), "lz4": numcodecs.LZ4()},
+    **{"gzip": numcodecs.GZip(), "bz2": numcodecs.BZ2(), "lzma": numcodecs.LZMA()},
+}
+
+
 Writer = Callable[[Path], None]
 
 VOLUMES: dict[str, tuple[str, Writer]] = {
@@ -222,6 +234,23 @@ VOLUMES: dict[str, tuple[str, Writer]] = {
         ),
     ),
     "ome/v3": ("uint8", lambda root: ome_zarr(root, _voxels("uint8"), "0.5", "zyx")),
+    "ome/v2-no-fill-value": ("uint8", _whole_without_fill_value),
+    **{
+        f"ome/v2-{name}": (
+            "int16",
+            lambda root, codec=codec: ome_zarr(  # type: ignore[misc]
+                root, _voxels("int16"), "0.4", "zyx", compressors=codec
+            ),
+        )
+        for name, codec in CODECS.items()
+    },
+    "ome/v3-crc": (
+        "float64",
+        lambda root: ome_zarr(
+            *(root, _voxels("float64"), "0.5", "zyx"),
+            compressors=[zarr.codecs.GzipCodec(), zarr.codecs.Crc32cCodec()],
+        ),
+    ),
     "ome/v3-sharded": (
         "uint32",
         lambda root: ome_zarr(root, _voxels("uint32"), "0.5", "czyx", shards=(16, 32, 32)),
@@ -280,6 +309,23 @@ def _no_fill_value(root: Path) -> None:
     _json(root / "0/.zarray", about | {"fill_value": None})
 
 
+def _bomb(root: Path, name: str) -> None:
+    """Write a volume of which one chunk expands to 64 MB."""
+    ome_zarr(root, _voxels("uint8"), "0.4", "zyx", compressors=CODECS[name])
+    (root / "0/0.0.0").write_bytes(CODECS[name].encode(bytes(1 << 26)))
+
+
+def _long_chunk(root: Path) -> None:
+    attributes = {"ome": _ome("0.5", "czyx", ("0",))}
+    _json(root / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    zarr.create_array(root / "0", shape=(1, *SHAPE), chunks=(900_000, *CHUNK), dtype="uint8")
+
+
+def _no_array(root: Path) -> None:
+    ome_zarr(root, _voxels("uint8"), "0.4", "zyx")
+    (root / "1/.zarray").unlink()
+
+
 def _no_factors(root: Path) -> None:
     for number, level in enumerate((_voxels("uint8"), _coarser(_voxels("uint8")))):
         n5_array(root / f"s{number}", level, {"type": "raw"})
@@ -301,7 +347,24 @@ REFUSED: dict[str, tuple[str, Writer]] = {
     "bad/channels": ("several values along {'c': 2}", _several_channels),
     "bad/version": ("OME-Zarr 0.3", _old_version),
     "bad/codec": ("imagecodecs_jpegxl", _unknown_codec),
-    "bad/no-fill-value": ("states no fill value", _no_fill_value),
+    "bad/no-fill-value": ("0/1.1.0 .*states no fill value", _no_fill_value),
+    "bad/several-codecs": (
+        "encoded with the codecs zlib, zstd",
+        lambda root: ome_zarr(
+            *(root, _voxels("uint8"), "0.4", "zyx"),
+            filters=[numcodecs.Zlib()],
+            compressors=numcodecs.Zstd(),
+        ),
+    ),
+    "bad/long-chunk": ("several values along {'c': 900000}", _long_chunk),
+    "bad/no-array": ("lacks the array '1'", _no_array),
+    **{
+        f"bad/bomb-{name}": (
+            "expands to more than the 2048 bytes",
+            lambda root, name=name: _bomb(root, name),  # type: ignore[misc]
+        )
+        for name in CODECS
+    },
     "bad/no-factors": ("s1 states no downsamplingFactors", _no_factors),
     "bad/jpeg": ("compressed with jpeg", lambda root: n5_by_hand(root, _voxels("uint32"), "jpeg")),
     "bad/varlength": ("another mode", _varlength_block),
@@ -455,6 +518,11 @@ def test_the_catalogue_cuts_out_and_draws_each_format(
     assert np.array_equal(found, voxels[3:12, 10:30, 5:40])
     assert site.get(f"/slice/{name}@latest.png").content.startswith(b"\x89PNG")
     assert "cloudvolume" not in site.page(f"/volume/{name}@latest")
+
+
+def test_the_catalogue_says_why_a_chunk_cannot_be_decoded(site: RunningCatalogue) -> None:
+    page = site.text(cutout_path(f"{LAYER_MIRROR}:bad/bomb-gzip", 0, "10:11,10:11,10:11"), 501)
+    assert "0/0.0.0 cannot be read: it expands to more than the 2048 bytes" in page
 
 
 def test_the_catalogue_does_not_read_shards(site: RunningCatalogue) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         NotAVolumeError,
         OutsideVolumeError,
+        UndecodableBlockError,
         UnknownLevelError,
         UnreadableVolumeError,
     )
@@ -58,6 +59,7 @@ __all__ = [
     "OpenVolume",
     "OutputFile",
     "OutsideVolumeError",
+    "UndecodableBlockError",
     "UnknownLevelError",
     "UnreadableVolumeError",
     "VersionFiles",
@@ -93,7 +95,7 @@ _EXPORTS = {
         "volume.errors": (
             "BlockUnavailableError CutoutTooLargeError ExportFailedError "
             "ExportRefusedError MissingExtraError NotAVolumeError OutsideVolumeError "
-            "UnknownLevelError UnreadableVolumeError"
+            "UndecodableBlockError UnknownLevelError UnreadableVolumeError"
         ),
         "volume.exporter": "ExportResult FORMATS export",
         "volume.geometry": "format_box parse_box validate_box",

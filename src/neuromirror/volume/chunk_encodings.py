@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import struct
 import threading
 from collections import OrderedDict
@@ -235,6 +236,82 @@ def _lz4_blocks(content: bytes, size: int) -> Iterator[bytes]:
             part = bytes(lz4.decompress(plain.to_bytes(4, "little") + part))
         yield part
         at, size = at + packed, size - plain
+
+
+# --- chunks of Zarr, which zarr-python decodes
+
+
+_ZARR_COMPRESSIONS: Final = {
+    **{"gzip": "gzip", "zlib": "zlib", "zstd": "zstd", "bz2": "bzip2", "lzma": "xz"},
+    **{"blosc": "blosc", "lz4": "lz4"},
+}
+_CRC: Final = "crc32c"
+_RESIZING: Final = ("fixedscaleoffset", "astype", "packbits")
+_SAME_SIZE: Final = (
+    *("bytes", "transpose", _CRC, "crc32", "adler32", "fletcher32", "jenkins_lookup3"),
+    *("delta", "shuffle", "quantize", "bitround"),
+)
+_CHECKSUMS: Final = 64
+"""Bytes that checksums may add to a chunk."""
+
+
+class ZarrCompression(Struct, frozen=True):
+    """The compression of the chunks of an array, and what its other codecs may change.
+
+    ``coding`` is empty without one. ``has_crc`` is whether a CRC follows it, and ``ratio`` by how
+    much what it unpacks to may exceed the voxels.
+    """
+
+    coding: str = ""
+    has_crc: bool = False
+    ratio: int = 1
+
+    def check_size(self, content: bytes | mmap.mmap, voxel_bytes: int) -> None:
+        """Raise ValueError if a chunk expands to more bytes than its voxels have.
+
+        zarr-python has no limit. A stream that does not state its size is decompressed for this.
+        """
+        most, stored = self.ratio * voxel_bytes + _CHECKSUMS, memoryview(content)
+        if self.has_crc:
+            stored = stored[:-4]
+        size = len(stored)
+        if self.coding == "blosc":
+            size = int.from_bytes(stored[4:8], "little")
+        elif self.coding == "lz4":
+            size = int.from_bytes(stored[:4], "little")
+        elif self.coding:
+            if self.coding == "zstd":
+                import zstandard
+
+                try:
+                    size = zstandard.frame_content_size(stored)
+                except zstandard.ZstdError as error:
+                    raise ValueError(str(error)) from error
+            if self.coding != "zstd" or size < 0:
+                size = len(unpack(stored, self.coding, most))
+        if size > most:
+            raise ValueError(f"it expands to more than the {voxel_bytes} bytes of its voxels")
+
+
+def parse_zarr_codecs(array: Mapping[str, Any]) -> ZarrCompression:
+    """Return the compression in the metadata of an array; raise ValueError if it is not known."""
+    codecs = array.get("codecs")
+    if codecs is None:
+        codecs = [*(array.get("filters") or ()), array["compressor"]]
+    names = [
+        str(codec.get("id") or codec.get("name")).removeprefix("numcodecs.")
+        for codec in codecs
+        if codec is not None
+    ]
+    if names[-1:] == ["sharding_indexed"]:  # of a shard, only parts are read
+        return parse_zarr_codecs(codecs[-1]["configuration"])
+    compressions = [at for at, name in enumerate(names) if name in _ZARR_COMPRESSIONS]
+    known = {*_ZARR_COMPRESSIONS, *_RESIZING, *_SAME_SIZE}
+    after = names[compressions[0] + 1 :] if compressions else []
+    if not known.issuperset(names) or after not in ([], [_CRC]):
+        raise ValueError(f"the codecs {', '.join(names)[:200]}")
+    coding = _ZARR_COMPRESSIONS[names[compressions[0]]] if compressions else ""
+    return ZarrCompression(coding, bool(after), 1 if {*_RESIZING}.isdisjoint(names) else 8)
 
 
 ReadRange = Callable[[str, int, int], bytes | None]

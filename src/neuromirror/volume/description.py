@@ -21,7 +21,14 @@ from neuromirror.model import DESCRIPTION_PATH, parse_description
 from neuromirror.sources.volumes.content_codings import CODING_SUFFIXES, ENCODINGS_DOCUMENT
 from neuromirror.sources.volumes.grid import Level, Volume
 from neuromirror.sources.volumes.urls import ITEM_SIZES, Triple
-from neuromirror.volume.chunk_encodings import ENCODINGS, N5_COMPRESSIONS, Sharding, parse_sharding
+from neuromirror.volume.chunk_encodings import (
+    ENCODINGS,
+    N5_COMPRESSIONS,
+    Sharding,
+    ZarrCompression,
+    parse_sharding,
+    parse_zarr_codecs,
+)
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 from neuromirror.volume.geometry import (
     METADATA,
@@ -64,7 +71,7 @@ class LevelStorage(Struct, frozen=True):
 
     ``unreadable_reason`` is why they cannot be read here; empty if they can. ``block`` is the size
     of the blocks of a compressed segmentation, and ``sharding`` how chunks are packed into shards.
-    ``axes`` are those of an array of an OME-Zarr, and ``compression`` is that of an array of N5.
+    ``axes`` and ``codecs`` are those of an array of an OME-Zarr, ``compression`` is that of N5.
     ``base`` is the base voxel of the level, if it differs from that of the volume, ``is_sharded``
     whether a chunk is a part of an object, and ``has_fill_value`` whether the metadata define the
     voxels of a chunk without an object.
@@ -76,6 +83,7 @@ class LevelStorage(Struct, frozen=True):
     block: Triple | None = None
     sharding: Sharding | None = None
     axes: str = ""
+    codecs: ZarrCompression = ZarrCompression()
     compression: Mapping[str, Any] | None = None
     base: Point | None = None
     is_sharded: bool = False
@@ -368,12 +376,19 @@ def _why_out_of_reach(
 def _zarr_levels(files: DescribingFiles, where: str) -> Iterator[tuple[Volume, LevelStorage]]:
     if all(files.git_document(one) is None for one in (METADATA, ".zattrs")):
         return
-    for folder, volume, array, axes in read_arrays(files.git_document, where):
-        outer = dict(zip(axes[:-3], array.shape, strict=False))
+    for folder, volume, array, document, axes in read_arrays(files.git_document, where):
+        # a chunk may be longer than its array
+        outer = dict(zip(axes[:-3], map(max, array.shape, array.chunks), strict=False))
         why = "" if set(outer.values()) <= {1} else f"its arrays have several values along {outer}"
+        codecs = ZarrCompression()
+        try:
+            codecs = parse_zarr_codecs(document)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            why = why or f"its chunks are encoded with {error}"
         storage = LevelStorage(
             *(folder, f"Zarr format {array.zarr_format}", why),
             axes=axes,
+            codecs=codecs,
             is_sharded=array.shards is not None,
             has_fill_value=array.fill_value is not None,
         )

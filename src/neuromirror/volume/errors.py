@@ -45,8 +45,13 @@ class BlockUnavailableError(NeuromirrorError):
     ) -> None:
         super().__init__(f"block {block} of {where}: {why}")
         self.block = block
+        self.why = why
         self.causes = causes
         self.closed = closed
+
+
+class UndecodableBlockError(BlockUnavailableError):
+    """A block is the one of the version, and cannot be decoded to voxels."""
 
 
 class CutoutTooLargeError(ConfigurationError):

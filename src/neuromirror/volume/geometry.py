@@ -147,8 +147,8 @@ def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> 
 
 def read_arrays(
     read: Callable[[str], bytes | None], where: str
-) -> Iterator[tuple[str, Volume, ArrayV2Metadata | ArrayV3Metadata, str]]:
-    """Yield folder, level, metadata and axes of each array of an OME-Zarr in a bucket.
+) -> Iterator[tuple[str, Volume, ArrayV2Metadata | ArrayV3Metadata, dict[str, Any], str]]:
+    """Yield folder, level, metadata, their document, and axes of each array of an OME-Zarr.
 
     The axes are x, y, z for the level, even if the array has others.
 
@@ -168,11 +168,14 @@ def read_arrays(
     for dataset in multiscale.datasets:
         content = read(f"{dataset.path}/{METADATA}")
         kind = ArrayV2Metadata if content is None else ArrayV3Metadata
-        array = kind.from_dict(
-            msgspec.json.decode(content or read(f"{dataset.path}/.zarray") or "")
-        )
+        content = content or read(f"{dataset.path}/.zarray")
+        if content is None:
+            raise ValueError(f"it lacks the array {dataset.path[:200]!r}")
+        document = msgspec.json.decode(content, type=dict[str, Any])
+        array = kind.from_dict(document.copy())
         dtype = array.dtype.to_native_dtype().name
-        yield dataset.path, _volume(ome, dataset, array.shape, array.chunks, dtype), array, axes
+        volume = _volume(ome, dataset, array.shape, array.chunks, dtype)
+        yield dataset.path, volume, array, document, axes
 
 
 def level_names(content: bytes | None, where: str) -> list[str]:

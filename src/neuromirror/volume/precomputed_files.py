@@ -24,7 +24,11 @@ from neuromirror.volume.chunk_encodings import (
     decode_voxels,
 )
 from neuromirror.volume.description import LevelStorage
-from neuromirror.volume.errors import BlockUnavailableError, MissingExtraError
+from neuromirror.volume.errors import (
+    BlockUnavailableError,
+    MissingExtraError,
+    UndecodableBlockError,
+)
 from neuromirror.volume.geometry import METADATA, block_box, containing_block
 
 if TYPE_CHECKING:
@@ -139,7 +143,7 @@ class LevelChunks:
             raise MissingExtraError(error) from error
         except (ValueError, RuntimeError) as error:
             why = f"it does not decode to the {size} bytes of its voxels: {error}"
-            raise BlockUnavailableError(stem, self._objects.where, why) from error
+            raise UndecodableBlockError(stem, self._objects.where, why) from error
 
     def _stored(self, stem: str, position: Triple, most: int) -> tuple[str, bytes] | None:
         """Return path and content of the object of a chunk, without its content coding."""
@@ -176,7 +180,7 @@ class LevelChunks:
         other = self._objects.first_with_prefix(f"{stem}.")
         if other is not None:
             why = f"chunks in files that end in {other[len(stem) :]} are not supported"
-            raise BlockUnavailableError(other, self._objects.where, why)
+            raise UndecodableBlockError(other, self._objects.where, why)
 
 
 class ZarrChunks:
@@ -206,7 +210,7 @@ class ZarrChunks:
             raise
         except Exception as error:  # each codec has errors of its own
             path = f"{self._storage.folder} (x, y, z: {position})"
-            raise BlockUnavailableError(path, self._where, f"zarr reports: {error}") from error
+            raise UndecodableBlockError(path, self._where, f"zarr reports: {error}") from error
         return numpy.asarray(found, dtype.newbyteorder("<")).tobytes()
 
 

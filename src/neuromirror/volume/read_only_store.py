@@ -29,7 +29,11 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from neuromirror.model import ZARR_METADATA, NeuromirrorError
 from neuromirror.sources.volumes.grid import Volume
-from neuromirror.volume.errors import BlockUnavailableError, UnreadableVolumeError
+from neuromirror.volume.errors import (
+    BlockUnavailableError,
+    UndecodableBlockError,
+    UnreadableVolumeError,
+)
 from neuromirror.volume.files import MAX_SHARD
 from neuromirror.volume.geometry import METADATA
 
@@ -357,12 +361,19 @@ class ObjectStore(BlockStore):
     ) -> None:
         super().__init__(files, volume)
         self._objects = files
-        self._has_fill_value = storage.has_fill_value
+        self._storage = storage
         self._most = MAX_SHARD if storage.is_sharded else 2 * self._size + _MAX_METADATA
 
     def _file(self, key: str) -> mmap.mmap | bytes | None:
         content = self._objects.read_object(key, self._most)
-        if content is None and not (self._has_fill_value or key.endswith((".zarray", ".zattrs"))):
+        if key.rpartition("/")[2].encode() in ZARR_METADATA:
+            return content
+        if content is None and not self._storage.has_fill_value:
             why = "the version has no such object, and its array states no fill value"
-            raise BlockUnavailableError(key, self._objects.where, why)
+            raise UndecodableBlockError(key, self._objects.where, why)
+        if content is not None and not self._storage.is_sharded:
+            try:
+                self._storage.codecs.check_size(content, self._size)
+            except ValueError as error:
+                raise UndecodableBlockError(key, self._objects.where, str(error)) from error
         return content

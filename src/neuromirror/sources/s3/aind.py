@@ -25,8 +25,8 @@ from neuromirror.model.archive_metadata import (
 from neuromirror.sources.s3.options import Profile
 from neuromirror.sources.s3.sidecars import without_members
 
-_DATE: Final = r"\d{4}-\d{2}-\d{2}"
-_CLOCK: Final = r"_\d{2}-\d{2}-\d{2}"
+_DATE: Final = r"\d{4}-\d{1,2}-\d{1,2}"  # HCR_BL6-000_2023-06-1_00-00-00
+_CLOCK: Final = r"_\d{1,2}-\d{1,2}-\d{1,2}"
 _TIME: Final = _DATE + _CLOCK
 # The input may itself be derived. A name that continues after the time is malformed but readable,
 # and so is one that ends with a date (..._fusion_2023-08-24).
@@ -219,12 +219,12 @@ def name_parts(name: str) -> dict[str, list[str]]:
             **parts,
             "input": [derived["input"]],
             "process": [derived["process"]],
-            "created": [_moment(derived["time"])],
+            "created": _moment(derived["time"]),
         }
     raw = _RAW.match(name)
     if raw is None:
         return {}
-    parts = {"created": [_moment(raw["time"])]}
+    parts = {"created": _moment(raw["time"])}
     if raw["platform"]:
         parts["platform"] = [raw["platform"]]
     if re.search("[0-9]", raw["subject"]):  # ids have digits; SmartSPIM-template is no subject
@@ -238,9 +238,10 @@ def _acquired(name: str) -> list[str]:
     return _acquired(parts["input"][0]) if "input" in parts else parts.get("created", [])
 
 
-def _moment(time: str) -> str:
-    date, _, clock = time.partition("_")
-    return f"{date}T{clock.replace('-', ':')}" if clock else date
+def _moment(time: str) -> list[str]:
+    """Return the time in a name in ISO 8601; empty if there is no such day."""
+    date, *clock = ([number.zfill(2) for number in part.split("-")] for part in time.split("_"))
+    return _valid_times(["T".join(["-".join(date), *(":".join(parts) for parts in clock)])])
 
 
 def _inputs(description: Mapping[str, Any]) -> list[str]:

@@ -47,7 +47,7 @@ def unpack(content: bytes | memoryview, coding: str, max_bytes: int) -> bytes:
     Raises
     ------
     ValueError
-        The content is damaged, or the coding is not supported.
+        The content is damaged, has more than one stream, or the coding is not supported.
     ImportError
         The package brotli is not installed.
     """
@@ -71,9 +71,9 @@ def unpack(content: bytes | memoryview, coding: str, max_bytes: int) -> bytes:
             made = decompressor.decompress(content, max_bytes + 1)
         except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
             raise ValueError(str(error)) from error
-        is_finished = decompressor.eof
+        is_finished = decompressor.eof and not decompressor.unused_data
     if len(made) <= max_bytes and not is_finished:
-        raise ValueError(f"a truncated {coding} stream")
+        raise ValueError(f"a truncated {coding} stream, or bytes after its end")
     return made
 
 
@@ -101,6 +101,6 @@ def _unpack_zstd(content: bytes | memoryview, max_bytes: int) -> bytes:
         whole.decompress(content)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error
-    if not whole.eof:
-        raise ValueError("a truncated zstd stream")
+    if not whole.eof or whole.unused_data:
+        raise ValueError("a truncated zstd stream, or bytes after its end")
     return made
