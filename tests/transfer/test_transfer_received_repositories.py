@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 
+from neuromirror.annex import hash_mixed
 from neuromirror.lab import get, verify
 from neuromirror.model import NeuromirrorError
 from neuromirror.store.durable_files import protect
@@ -509,6 +510,24 @@ def test_a_store_on_this_machine_is_a_remote(web_clone: WebClone, tmp_path: Path
     assert _get(web_clone.clone, FILE) == [("ok", FILE)]
     _written("hooks/pre-init-annex", "touch marker\n")(store, "")
     assert _get(web_clone.clone, "small/2.dat") == []
+
+
+@pytest.mark.parametrize("is_key", [False, True])
+def test_git_annex_writes_no_object_through_a_link(
+    web_clone: WebClone, tmp_path: Path, is_key: bool
+) -> None:
+    (outside := tmp_path / "outside").mkdir()
+    key = web_clone.files[FILE].key
+    folder = web_clone.clone / ".git/annex/objects" / hash_mixed(key).decode() / (key * is_key)
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(outside)
+    # git-annex itself gets the content
+    git(web_clone.clone, "config", "core.sharedRepository", "group")
+    assert set(_get(web_clone.clone, FILE, "small/2.dat")) == {
+        ("error", FILE),
+        ("ok", "small/2.dat"),
+    }
+    assert list(outside.iterdir()) == []
 
 
 def test_git_annex_does_not_initialize_a_remote(web_clone: WebClone, tmp_path: Path) -> None:

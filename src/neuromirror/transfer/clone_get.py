@@ -49,6 +49,7 @@ from neuromirror.transfer.outcomes import (
     Status,
     displayed_url,
 )
+from neuromirror.vault.object_files import refuse_links
 
 _MAX_STDERR_BYTES: Final = 2000
 
@@ -214,13 +215,21 @@ def get_with_git_annex(
         for file in files:
             yield file, _MISSING
         return
-    waiting = {file.key: file for file in files}
+    waiting: dict[str, DelegatedFile] = {}
+    for file in files:
+        try:
+            for path in clone.object_paths(file.key):
+                refuse_links(os.path.dirname(path))
+            waiting[file.key] = file
+        except NotADirectoryError as error:
+            yield file, f"git-annex would write elsewhere: {error}"
+    paths = [file.path for file in waiting.values()]
     batch = GitAnnexBatch(
         clone.top, environment, min(jobs, _JOBS), is_interactive=False, has_progress=True
     )
 
     def send() -> None:
-        batch.send(file.path for file in files)
+        batch.send(paths)
         batch.end_input()
 
     sender = threading.Thread(target=send)

@@ -32,7 +32,7 @@ def move_object(path: bytes, target: bytes) -> None:
         A symbolic link is in place of a folder of the object.
     """
     folder = os.path.dirname(target)
-    _refuse_links(folder)
+    refuse_links(folder)
     for attempt in range(_ATTEMPTS):
         try:
             if not make_object_folder(folder):
@@ -47,7 +47,7 @@ def move_object(path: bytes, target: bytes) -> None:
     freeze_folder(folder)
 
 
-def _refuse_links(folder: bytes) -> None:
+def refuse_links(folder: bytes) -> None:
     """Raise NotADirectoryError if the folder of an object or a hash directory is a link."""
     above = os.path.dirname(folder)
     for one in (os.path.dirname(above), above, folder):
@@ -70,7 +70,7 @@ def remove_object(path: bytes) -> bool:
         A symbolic link is in place of a folder of the object.
     """
     folder = os.path.dirname(path)
-    _refuse_links(folder)
+    refuse_links(folder)
     try:
         os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
         os.unlink(path)
