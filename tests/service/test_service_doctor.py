@@ -1,6 +1,7 @@
 """The doctor reports problems with advice, and whether an archive answers as it must."""
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,18 @@ def failed_checks(mirror_harness: MirrorHarness) -> dict[str, tuple[str, str]]:
         for check in checks_by_subject(mirror_harness).values()
         if check.level != "ok"
     }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a store of another user")
+def test_a_store_of_another_user_is_no_error_and_says_whom_git_must_trust(
+    mirror_harness: MirrorHarness,
+) -> None:
+    mirror_harness.sync("demo:000001")
+    os.chown(mirror_harness.folder, 65534, -1)
+    found = checks_by_subject(mirror_harness)["store format"]
+    assert found.level == "warning"
+    assert "belongs to another user" in found.message
+    assert f"--add safe.directory '{mirror_harness.folder}/*'" in found.message
 
 
 TIME = "2026-01-01T00:00:00.000000Z"

@@ -1,5 +1,6 @@
 """The engine of a service: jobs, their results and superdatasets."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -245,6 +246,24 @@ def test_a_change_listed_during_a_visit_causes_another_visit(
         manual_executor.run("demo:000001")
         harness.service.tick()
         assert "demo:000001" in manual_executor.names
+
+
+def test_a_list_logs_what_is_to_be_visited_and_nothing_else(
+    mirror_harness: MirrorHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def logged(text: str) -> list[str]:
+        return [one.getMessage() for one in caplog.records if text in one.getMessage()]
+
+    with open_service_harness(mirror_harness) as harness:
+        harness.settle()
+        assert logged("to be visited") == ["3 to be visited"]
+        caplog.clear()
+        harness.clock.now += 2 * HOUR
+        assert "listing" in harness.settle()
+    assert caplog.records
+    assert logged("to be visited") == []
 
 
 def test_a_job_taken_over_by_another_owner_is_not_recorded_twice(
