@@ -34,8 +34,9 @@ class ObjectVersion:
     ``version_id`` is None in a bucket without versions. ``parts`` are the sizes of the uploaded
     parts, empty for a single-part upload. ``checksum`` is (algorithm, type, base64 value),
     ``encoding`` the Content-Encoding, empty for none. ``listed`` is the size and ETag in listings,
-    if they differ from the object's own. ``restore`` is the header ``x-amz-restore`` of an archived
-    object; while it has none, only headers are returned.
+    if they differ from the object's own. ``archive_status`` is the tier of an archived object of
+    ``INTELLIGENT_TIERING``, ``restore`` the header ``x-amz-restore`` of an archived object; while it
+    has none, only headers are returned.
     """
 
     key: bytes
@@ -52,6 +53,7 @@ class ObjectVersion:
     latest: bool = True
     listed: tuple[int, str] | None = None
     storage_class: str = "STANDARD"
+    archive_status: str = ""
     restore: str = ""
     data: bytes = field(default=b"", repr=False, compare=False)
 

@@ -89,7 +89,7 @@ def object_response(
     headers = _headers(found, request)
     if _DISPOSITION in query:
         headers["Content-Disposition"] = query[_DISPOSITION]
-    is_archived = found.storage_class in ("GLACIER", "DEEP_ARCHIVE")
+    is_archived = found.archive_status or found.storage_class in ("GLACIER", "DEEP_ARCHIVE")
     if request.method == "GET" and is_archived and "false" not in found.restore:
         return error_response(403, "InvalidObjectState")
     etag = f'"{found.etag}"'
@@ -157,14 +157,14 @@ def _headers(found: ObjectVersion, request: Request) -> Headers:
             "x-amz-server-side-encryption": found.encryption,
         }
     )
-    if found.encoding:
-        headers["Content-Encoding"] = found.encoding
-    if found.version_id is not None:
-        headers["x-amz-version-id"] = found.version_id
-    if found.storage_class != "STANDARD":
-        headers["x-amz-storage-class"] = found.storage_class
-    if found.restore:
-        headers["x-amz-restore"] = found.restore
+    stated = {
+        "Content-Encoding": found.encoding,
+        "x-amz-version-id": found.version_id,
+        "x-amz-storage-class": {"STANDARD": ""}.get(found.storage_class, found.storage_class),
+        "x-amz-archive-status": found.archive_status,
+        "x-amz-restore": found.restore,
+    }
+    headers.update({name: value for name, value in stated.items() if value})
     if found.checksum is not None and request.headers.get("x-amz-checksum-mode") == "ENABLED":
         algorithm, kind, value = found.checksum
         suffix = f"-{len(found.parts)}" if kind == "COMPOSITE" else ""

@@ -175,7 +175,7 @@ class _PageChecker:
         self._budget = budget
         self._count: int | None = None
         self._on_growth = on_growth
-        self._seen: set[object] = set()
+        self._seen: set[bytes | None] = set()
         self._rows = 0
         self.offset = 0
 
@@ -223,6 +223,8 @@ class _PageChecker:
         fresh = []
         for index, row in enumerate(rows):
             name = _name(row, self._key)
+            if name is not None:  # as a digest: millions of rows with their paths need gigabytes
+                name = hashlib.blake2b(repr(name).encode(), digest_size=16).digest()
             is_known = name is not None and name in self._seen
             if is_known and index >= skip:
                 self._note(f"{self._what}: page {number} repeats rows of earlier pages")
