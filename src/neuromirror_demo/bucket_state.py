@@ -35,8 +35,8 @@ class ObjectVersion:
     parts, empty for a single-part upload. ``checksum`` is (algorithm, type, base64 value),
     ``encoding`` the Content-Encoding, empty for none. ``listed`` is the size and ETag in listings,
     if they differ from the object's own. ``archive_status`` is the tier of an archived object of
-    ``INTELLIGENT_TIERING``, ``restore`` the header ``x-amz-restore`` of an archived object; while it
-    has none, only headers are returned.
+    ``INTELLIGENT_TIERING``, ``restore`` the header ``x-amz-restore`` of an archived object; only
+    headers are returned while it has none.
     """
 
     key: bytes

@@ -265,7 +265,7 @@ def _public_error(error: BlockUnavailableError, seconds: float) -> UnavailableEr
     if error.closed:
         return _timeout_error(seconds)
     if isinstance(error, UndecodableBlockError):
-        return CutoutFailedError(f"block {error.block} cannot be read: {error.why}", 501)
+        return UnavailableError(f"block {error.block} cannot be read: {error.why}", 501)
     network_errors = [cause for cause in error.causes if isinstance(cause, NetError)]
     statuses = [one.status for one in network_errors if one.status is not None]
     if any(status in (401, 403) for status in statuses):
