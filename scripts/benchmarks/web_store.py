@@ -448,8 +448,8 @@ class _Upstream:
         names = (where.mirror, where.local_id)
         self._recorder.record(
             VisitEnded(
-                f"{when}-{number}",
-                *(*names, where.source_uri, self._title, when, when, "full", f"{number}", 0, ""),
+                *(*names, where.source_uri, f"{when}-{number}", self._title),
+                *(when, when, "full", f"{number}", 0, ""),
             )
         )
         if number % 5 == 0:
