@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.index import FileRow
+from neuromirror.lab import verify
 from neuromirror.model import Evidence, VersionMinted
 from neuromirror.transfer import get
 from neuromirror_demo import DemoBuckets
@@ -251,6 +252,8 @@ def test_a_matching_etag_raises_the_evidence_of_a_download(
     clone = clone_dataset(mirror_harness, DATASET, tmp_path / "clone")
     (got,) = get(clone, settings=ALLOWED)
     assert (got.status, got.evidence, got.checked) == ("ok", evidence, "checked")
+    (downloaded,) = (finding for finding in verify(clone, mode="full") if finding.path == "a.bin")
+    assert (downloaded.status, downloaded.evidence) == ("ok", evidence)
 
 
 @pytest.mark.parametrize("ordinary", [FEW, MANY])

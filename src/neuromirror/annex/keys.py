@@ -219,7 +219,7 @@ def _crc64_tables() -> tuple[list[int], list[Any]]:
 
 
 class Crc64Nvme:
-    """S3's CRC64NVME, with the interface of :mod:`hashlib`; vectorized, about 0.5 GB/s.
+    """S3's CRC64NVME, with the interface of :mod:`hashlib`; vectorized, 110 to 160 MB/s.
 
     A row of words is congruent to zeros of its length and a row that each word is advanced to, so
     that rows are folded into one, whose CRC is that of all.

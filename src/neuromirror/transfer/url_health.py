@@ -25,7 +25,7 @@ from neuromirror.annex import url_key
 from neuromirror.model import Digest, Evidence, LocationsChecked, NeuromirrorError, path_to_text
 from neuromirror.model.records import url_version_id
 from neuromirror.net.responses import archive_problem, has_encrypted_etag, stated_checksums
-from neuromirror.transfer.content_bodies import KeyChecksum, key_checksum
+from neuromirror.transfer.content_bodies import EquivalentKeyCheck, KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import Finding, Health, Status, displayed_url, host_at_fault
 from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verified_repository import Item, PinnedFile
@@ -520,14 +520,17 @@ class DownloadVerifier(Struct, eq=False):
     def _compare(self, url: str, key: str, path: str, proof: KeyChecksum) -> Finding:
         hashing = proof.hasher()
         digester = None if self.digests is None else self.digests.start(key, proof.size)
+        stated = None if proof.algorithm else EquivalentKeyCheck(key, proof.size)
         size = 0
-        with closing(self._pieces(url, proof.size)) as pieces:
+        with closing(self._pieces(url, proof.size, stated)) as pieces:
             for piece in pieces:
                 size += len(piece)
                 if hashing is not None:
                     hashing.update(piece)
                 if digester is not None:
                     digester.update(piece)
+                if stated is not None:
+                    stated.update(piece)
                 if proof.size is not None and size > proof.size:
                     break
                 if self.stop.is_set():
@@ -536,6 +539,11 @@ class DownloadVerifier(Struct, eq=False):
         found = compare_content(key, path, proof, size, lambda by: checksum)
         if digester is not None and not found.failed and (fault := digester.finish(checksum)):
             found = replace(found, status="error", message=fault)
+        if stated is not None and not found.failed:
+            if reason := stated.mismatch():
+                found = replace(found, status="error", message=reason)
+            elif stated.evidence is not None:
+                found = replace(found, evidence=stated.evidence.value)
         if not found.failed:
             return replace(found, url=displayed_url(url), health=Health.OK)
         is_longer = proof.size is not None and size > proof.size
@@ -543,7 +551,9 @@ class DownloadVerifier(Struct, eq=False):
         about = {"kind": "url", "url": displayed_url(url), "health": Health.CHANGED}
         return replace(found, message=message, **about)
 
-    def _pieces(self, url: str, size: int | None) -> Generator[bytes | memoryview, None, None]:
+    def _pieces(
+        self, url: str, size: int | None, stated: EquivalentKeyCheck | None
+    ) -> Generator[bytes | memoryview, None, None]:
         sessions = self.sessions
         session = sessions.session_for(url)
         scheme = url.partition("://")[0].lower()
@@ -555,6 +565,8 @@ class DownloadVerifier(Struct, eq=False):
             yield from fetch_block(session, block, size=size, token=sessions.token(block.host))
         else:
             with self._stream(session, url) as stream:
+                if stated is not None:
+                    stated.expect(url, stream.headers)
                 yield from stream.chunks
 
     @contextmanager
