@@ -308,11 +308,10 @@ def test_a_service_without_workers_blames_no_dataset(mirror_harness: MirrorHarne
         assert broken.names == ["demo"]
 
 
-@pytest.mark.parametrize("size", ["6m", "64m,nr_inodes=300"])
 def test_a_full_disk_is_no_failure_of_a_dataset(
-    mirror_harness: MirrorHarness, mount_disk: Callable[[str], Path], size: str
+    mirror_harness: MirrorHarness, mount_disk: Callable[[str], Path]
 ) -> None:
-    disk = mount_disk(size)
+    disk = mount_disk("6m")
     manual_executor = ManualExecutor()
     on_disk = MirrorHarness(mirror_harness.mirrors, disk / "store")
     with open_service_harness(on_disk, executor=manual_executor) as harness:
