@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,23 @@ def test_a_catalogue_that_ends_is_started_again_and_mirroring_continues(
         # it ends with a service that is killed
         assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
     service.wait_until_gone([process])
+
+
+def test_a_catalogue_whose_service_was_killed_before_it_started_ends(
+    copied_harness: MirrorHarness,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.fileno()
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "neuromirror", "--store", str(copied_harness.folder)),
+                *("catalogue", "--listener", str(number), "--service", str(1 << 30)),
+            ],
+            pass_fds=[number],
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def test_what_is_under_embargo_is_never_shown_nor_is_a_token_known(

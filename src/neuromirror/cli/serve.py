@@ -426,6 +426,7 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
 )
 @cli.flag("--log-json", "Write the log as one JSON object per line.")
 @click.option("--listener", type=int, hidden=True)
+@click.option("--service", type=int, hidden=True)
 @cli.settings_options
 def catalogue_command(
     settings: Settings,
@@ -440,6 +441,7 @@ def catalogue_command(
     workers: int | None,
     log_json: bool,
     listener: int | None,
+    service: int | None,
 ) -> None:
     """Serve web pages, an API and the repositories for "datalad clone" over HTTP.
 
@@ -461,10 +463,9 @@ def catalogue_command(
     require_packages(*CATALOGUE)
     from neuromirror.config.mirror_files import mirror_titles
 
-    service = None if listener is None else os.getppid()
     with ExitStack() as stack:
         stack.enter_context(logging_to(as_json=log_json, mirrors={}))
-        # "neuromirror serve" passes its listening socket
+        # "neuromirror serve" passes its listening socket and its process id
         listens = (
             open_listener(parse_listen_address(listen), "the catalogue")
             if listener is None

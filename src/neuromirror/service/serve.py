@@ -384,7 +384,7 @@ class CatalogueProcess:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-c", _PROGRAM, json.dumps(sys.path)),
-                    *(*self._arguments, "--listener", str(number)),
+                    *(*self._arguments, "--listener", str(number), "--service", str(os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,
                 # the stdout of the service is for programs
